@@ -1,0 +1,1 @@
+"""Group-relative policy optimisation for any policy, with exact mathematics."""

@@ -1,0 +1,1 @@
+"""The Gating Policy Network of NoiseGate: learned per-latent noise schedules."""
