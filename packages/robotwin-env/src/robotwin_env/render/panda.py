@@ -1,0 +1,329 @@
+"""Panda3D's software renderer: pictures without a GPU, a driver or a display.
+
+Pixels depend on the input alone, not on the process or on what was drawn before. Two of Panda3D's habits stand
+against that and are switched off: its transform cache replaces a transform by a nearly equal one seen earlier,
+and its state-sorted bin draws in the order of memory addresses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robotwin_env.errors import RendererUnavailableError, SceneError
+from robotwin_env.render.meshes import Mesh, body_mesh, rotation_matrices
+from robotwin_env.visual import Camera, Lighting, Pose, VisualBody
+
+NEAR, FAR = 0.01, 20.0
+"""Clip planes (m)."""
+
+_CONFIGURATION = """
+load-display p3tinydisplay
+aux-display p3tinydisplay
+window-type none
+audio-library-name null
+notify-level error
+transform-cache 0
+uniquify-transforms 0
+support-threads 0
+garbage-collect-states 0
+"""
+
+_RIGHT_OF_FORWARD = (math.sqrt(0.5), 0.0, 0.0, -math.sqrt(0.5))
+"""Turns Panda3D's camera (looking along +y) into ours (looking along +x)."""
+
+_engine: tuple[Any, Any] | None = None
+
+
+def _shared_engine() -> tuple[Any, Any]:
+    """The process's graphics engine and pipe, made on first use.
+
+    Panda3D keeps one engine per process, whose `render_frame` draws every active buffer; renderers therefore
+    activate theirs only while drawing.
+    """
+    global _engine
+    if _engine is None:
+        try:
+            from panda3d.core import GraphicsEngine, GraphicsPipeSelection, load_prc_file_data
+        except ImportError as error:
+            raise RendererUnavailableError(
+                "`panda3d` cannot be imported; install it (`pip install panda3d`) or run without cameras."
+            ) from error
+        load_prc_file_data("robotwin_env", _CONFIGURATION)
+        pipe = GraphicsPipeSelection.get_global_ptr().make_pipe("TinyOffscreenGraphicsPipe", "p3tinydisplay")
+        if pipe is None:
+            raise RendererUnavailableError(
+                "this build of `panda3d` has no software renderer (`p3tinydisplay`); install the wheel from PyPI."
+            )
+        _engine = (GraphicsEngine.get_global_ptr(), pipe)
+    return _engine
+
+
+def _geometry(name: str, mesh: Mesh) -> Any:
+    from panda3d.core import Geom, GeomEnums, GeomNode, GeomTriangles, GeomVertexData, GeomVertexFormat
+
+    table = np.zeros(len(mesh.positions), dtype=[("position", "<f4", 3), ("normal", "<f4", 3), ("color", "u1", 4)])
+    rgb = np.round(np.clip(mesh.colors, 0.0, 1.0) * 255.0).astype(np.uint8)
+    table["position"], table["normal"] = mesh.positions, mesh.normals
+    table["color"][:, :3], table["color"][:, 3] = rgb, 255
+
+    data = GeomVertexData(name, GeomVertexFormat.get_v3n3c4(), GeomEnums.UH_static)
+    data.unclean_set_num_rows(len(table))
+    memoryview(data.modify_array(0)).cast("B")[:] = table.tobytes()
+    triangles = GeomTriangles(GeomEnums.UH_static)
+    triangles.set_index_type(GeomEnums.NT_uint32)
+    indices = triangles.modify_vertices()
+    indices.unclean_set_num_rows(mesh.triangles.size)
+    memoryview(indices).cast("B")[:] = mesh.triangles.tobytes()
+    geometry = Geom(data)
+    geometry.add_primitive(triangles)
+    node = GeomNode(name)
+    node.add_geom(geometry)
+    return node
+
+
+def _transforms(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(n, 7)` poses to `(n, 16)` matrices in Panda3D's order: row vectors, translation in the last row."""
+    matrices = np.zeros((len(poses), 4, 4))
+    matrices[:, :3, :3] = rotation_matrices(poses[:, 3:]).transpose(0, 2, 1)
+    matrices[:, 3, :3] = poses[:, :3]
+    matrices[:, 3, 3] = 1.0
+    return matrices.reshape(len(poses), 16)
+
+
+def _pose_array(pose: Pose) -> NDArray[np.float64]:
+    return np.array([*pose.position, *pose.quaternion], dtype=np.float64)
+
+
+class Panda3DRenderer:
+    """Draws with Panda3D's software renderer on the calling thread.
+
+    Faces are lit per vertex by one directional and one ambient light; there are no shadows. Renderers of one
+    process share one graphics engine and must be used from one thread.
+
+    Args:
+        supersample: Each pixel is the mean of `supersample` x `supersample` samples. 1 is fastest; 2 smooths
+            edges, which lets a picture tell positions finer than its pixels.
+
+    Raises:
+        RendererUnavailableError: Panda3D or its software renderer is missing.
+        SceneError: `supersample` is not positive.
+    """
+
+    def __init__(self, *, supersample: int = 1) -> None:
+        if supersample < 1:
+            raise SceneError(f"`supersample` is {supersample}; it must be 1 or more.")
+        self._supersample = supersample
+        self._engine, self._pipe = _shared_engine()
+        self._cameras: tuple[Camera, ...] = ()
+        self._bodies: dict[str, Any] = {}
+        self._root: Any = None
+        self._buffer: Any = None
+        self._texture: Any = None
+        self._buffer_size = (0, 0)
+        self._closed = False
+
+    def load(self, bodies: Sequence[VisualBody], cameras: Sequence[Camera], lighting: Lighting) -> None:
+        """Replace the scene.
+
+        Raises:
+            SceneError: the renderer is closed, a name occurs twice, a camera is attached to an unknown body or
+                has no pixels, or a shape cannot be drawn.
+        """
+        from panda3d.core import NodePath
+
+        self._check_open()
+        _check_scene(bodies, cameras)
+        meshes = [body_mesh(body.shapes) for body in bodies]
+        root = NodePath("scene")
+        root.set_bin("unsorted", 0)
+        root.set_two_sided(False)
+        nodes = {}
+        for body, mesh in zip(bodies, meshes, strict=True):
+            nodes[body.name] = root.attach_new_node(_geometry(body.name, mesh))
+        _attach_lights(root, lighting)
+        if self._root is not None:
+            self._root.remove_node()
+        self._root, self._bodies, self._cameras = root, nodes, tuple(cameras)
+        self._place_cameras(lighting)
+
+    def render(self, poses: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.uint8]]:
+        """Draw every camera.
+
+        Args:
+            poses: body name to `(7,)`: position (m) and quaternion `(w, x, y, z)` in the world; every loaded body.
+
+        Returns:
+            Camera name to `(height, width, 3)` RGB.
+
+        Raises:
+            SceneError: nothing is loaded, or a body's pose is missing, misshapen or not finite.
+        """
+        from panda3d.core import LMatrix4, TransformState
+
+        self._check_open()
+        if self._root is None:
+            raise SceneError("no scene is loaded; call `load` before `render`.")
+        if self._bodies:
+            table = _pose_table(self._bodies, poses)
+            for node, matrix in zip(self._bodies.values(), _transforms(table).tolist(), strict=True):
+                node.set_transform(TransformState.make_mat(LMatrix4(*matrix)))
+        if not self._cameras:
+            return {}
+        self._buffer.set_active(True)
+        self._engine.render_frame()
+        self._buffer.set_active(False)
+        return self._pictures()
+
+    def close(self) -> None:
+        """Free the buffer and the scene; the renderer cannot be used afterwards. Closing twice is harmless."""
+        if self._root is not None:
+            self._root.remove_node()
+        self._free_buffer()
+        self._root, self._bodies, self._cameras = None, {}, ()
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SceneError("the renderer is closed; make a new one.")
+
+    def _place_cameras(self, lighting: Lighting) -> None:
+        """Lay the pictures out side by side in one buffer: one frame and one read-back serve every camera."""
+        from panda3d.core import Camera as PandaCamera
+        from panda3d.core import LMatrix4, LVecBase4, PerspectiveLens, TransformState
+
+        widths = [camera.width * self._supersample for camera in self._cameras]
+        heights = [camera.height * self._supersample for camera in self._cameras]
+        self._ensure_buffer(sum(widths), max(heights, default=0))
+        if self._buffer is None:
+            return
+        self._buffer.remove_all_display_regions()
+        total_width, total_height = self._buffer_size
+        turn = np.array([[0.0, 0.0, 0.0, *_RIGHT_OF_FORWARD]])
+        panda_to_ours = LMatrix4(*_transforms(turn)[0].tolist())
+        left = 0
+        for camera, width, height in zip(self._cameras, widths, heights, strict=True):
+            lens = PerspectiveLens()
+            aspect = camera.width / camera.height
+            horizontal = 2.0 * math.atan(math.tan(camera.fovy / 2.0) * aspect)
+            lens.set_fov(math.degrees(horizontal), math.degrees(camera.fovy))
+            lens.set_near_far(NEAR, FAR)
+            parent = self._root if camera.body is None else self._bodies[camera.body]
+            node = parent.attach_new_node(PandaCamera(camera.name, lens))
+            pose = LMatrix4(*_transforms(_pose_array(camera.pose)[None])[0].tolist())
+            node.set_transform(TransformState.make_mat(panda_to_ours * pose))
+            region = self._buffer.make_display_region(
+                left / total_width, (left + width) / total_width, 1.0 - height / total_height, 1.0
+            )
+            region.set_camera(node)
+            region.set_clear_color_active(True)
+            region.set_clear_color(LVecBase4(*lighting.background, 1.0))
+            region.set_clear_depth_active(True)
+            left += width
+
+    def _ensure_buffer(self, width: int, height: int) -> None:
+        from panda3d.core import FrameBufferProperties, GraphicsOutput, GraphicsPipe, Texture, WindowProperties
+
+        width += -width % 4  # the software renderer's rows are multiples of four pixels
+        if (width, height) == self._buffer_size:
+            return
+        self._free_buffer()
+        if width == 0:
+            return
+        properties = FrameBufferProperties()
+        properties.set_rgba_bits(8, 8, 8, 8)
+        properties.set_depth_bits(24)
+        self._buffer = self._engine.make_output(
+            self._pipe,
+            "cameras",
+            0,
+            properties,
+            WindowProperties.size(width, height),
+            GraphicsPipe.BF_refuse_window,
+        )
+        if self._buffer is None:
+            raise RendererUnavailableError(f"Panda3D could not make an off-screen buffer of {width}x{height} pixels.")
+        self._buffer.set_active(False)
+        self._buffer.set_clear_color_active(False)
+        self._texture = Texture("pictures")
+        self._buffer.add_render_texture(self._texture, GraphicsOutput.RTM_copy_ram)
+        self._buffer_size = (width, height)
+
+    def _free_buffer(self) -> None:
+        if self._buffer is not None:
+            self._engine.remove_window(self._buffer)
+        self._buffer, self._texture, self._buffer_size = None, None, (0, 0)
+
+    def _pictures(self) -> dict[str, NDArray[np.uint8]]:
+        width, height = self._buffer_size
+        raw = np.frombuffer(self._texture.get_ram_image(), dtype=np.uint8)
+        atlas = raw.reshape(height, width, -1)[::-1, :, 2::-1]  # rows from the bottom, BGR
+        pictures: dict[str, NDArray[np.uint8]] = {}
+        left = 0
+        factor = self._supersample
+        for camera in self._cameras:
+            picture = atlas[: camera.height * factor, left : left + camera.width * factor]
+            left += camera.width * factor
+            pictures[camera.name] = _box_filter(picture, factor) if factor > 1 else np.ascontiguousarray(picture)
+        return pictures
+
+
+def _box_filter(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    total = np.zeros((picture.shape[0] // factor, picture.shape[1] // factor, 3), dtype=np.uint32)
+    for row in range(factor):
+        for column in range(factor):
+            total += picture[row::factor, column::factor]
+    area = factor * factor
+    return ((total + area // 2) // area).astype(np.uint8)
+
+
+def _attach_lights(root: Any, lighting: Lighting) -> None:
+    from panda3d.core import AmbientLight, DirectionalLight, LVecBase4, LVector3, Material
+
+    white = Material("white")  # without a material Panda3D multiplies by the vertex colour twice
+    white.set_ambient(LVecBase4(1.0, 1.0, 1.0, 1.0))
+    white.set_diffuse(LVecBase4(1.0, 1.0, 1.0, 1.0))
+    root.set_material(white)
+    ambient = AmbientLight("ambient")
+    ambient.set_color(LVecBase4(*lighting.ambient, 1.0))
+    sun = DirectionalLight("sun")
+    sun.set_color(LVecBase4(*lighting.directional, 1.0))
+    sun.set_direction(LVector3(*lighting.direction).normalized())
+    for light in (ambient, sun):
+        root.set_light(root.attach_new_node(light))
+
+
+def _check_scene(bodies: Sequence[VisualBody], cameras: Sequence[Camera]) -> None:
+    for kind, names in (("bodies", [body.name for body in bodies]), ("cameras", [camera.name for camera in cameras])):
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if twice:
+            raise SceneError(f"{kind} named {twice} occur more than once; give each its own name.")
+    known = {body.name for body in bodies}
+    for camera in cameras:
+        if camera.width < 1 or camera.height < 1:
+            raise SceneError(f"camera `{camera.name}` is {camera.width}x{camera.height}; it needs at least one pixel.")
+        if not 0.0 < camera.fovy < math.pi:
+            raise SceneError(f"camera `{camera.name}` has `fovy` {camera.fovy}; it must lie in (0, pi) radians.")
+        if camera.body is not None and camera.body not in known:
+            raise SceneError(f"camera `{camera.name}` is attached to `{camera.body}`; known bodies: {sorted(known)}.")
+
+
+def _pose_table(bodies: Mapping[str, object], poses: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    missing = [name for name in bodies if name not in poses]
+    if missing:
+        raise SceneError(f"no pose was given for {missing}; `render` needs the pose of every loaded body.")
+    rows = [np.asarray(poses[name], dtype=np.float64) for name in bodies]
+    for name, row in zip(bodies, rows, strict=True):
+        if row.shape != (7,):
+            raise SceneError(f"the pose of `{name}` has shape {row.shape}; it must be (7,): position and quaternion.")
+    table = np.stack(rows)
+    faulty = ~np.isfinite(table).all(axis=1) | (np.abs(table[:, 3:]).max(axis=1) == 0.0)
+    if faulty.any():
+        names = [name for name, bad in zip(bodies, faulty, strict=True) if bad]
+        raise SceneError(f"the poses of {names} are not finite or have a zero quaternion.")
+    return table
