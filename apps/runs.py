@@ -1,0 +1,119 @@
+"""Run folders: where a run keeps its configuration, metrics, checkpoints and figures.
+
+A folder explains itself: `config.json` holds the whole configuration and the versions that produced it,
+`metrics.jsonl` one JSON object per line. The same command on the same folder goes on where it stopped;
+another configuration on it is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+JsonValue = Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class RunError(ValueError):
+    """A run cannot start as it was asked to."""
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a process killed meanwhile, sees the old or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: JsonValue) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text_atomically(path, json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n")
+
+
+def read_json(path: Path) -> JsonValue:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _plain(value: object) -> JsonValue:
+    if isinstance(value, Path):
+        return portable(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"`{type(value).__name__}` has no JSON form here.")
+
+
+def portable(path: Path) -> str:
+    """Name a path relative to the repository where it lies inside it, so that records hold on other machines."""
+    resolved = path.resolve()
+    return str(resolved.relative_to(REPOSITORY)) if resolved.is_relative_to(REPOSITORY) else str(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result: our packages, torch and the simulator."""
+    names = ("wam-backbone", "noisegate-gpn", "grpo-core", "robotwin-env", "torch", "diffusers", "sapien", "numpy")
+    return {name: metadata.version(name) for name in names}
+
+
+class RunFolder:
+    """One run's folder, opened for a configuration.
+
+    Args:
+        path: The folder; made where it is missing.
+        config: A frozen dataclass, or a mapping of JSON values. A field named `out` takes no part in the comparison.
+
+    Raises:
+        RunError: If the folder already holds a run of another configuration.
+    """
+
+    def __init__(self, path: Path, config: object) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        record = json.loads(json.dumps(config, default=_plain))
+        record.pop("out", None)
+        held = path / "config.json"
+        if held.exists():
+            earlier = read_json(held)["config"]
+            changed = sorted(key for key in earlier.keys() | record.keys() if earlier.get(key) != record.get(key))
+            if changed:
+                found = ", ".join(f"`{key}` = {earlier.get(key)!r} there, {record.get(key)!r} here" for key in changed)
+                raise RunError(f"`{path}` holds another run ({found}); give a new folder with `--out`, or remove it.")
+        else:
+            write_json(held, {"config": record, "versions": versions()})
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, with the step it belongs to."""
+        return self.path / "metrics.jsonl"
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line to the metrics."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps past `step`, which a resumed run will write again; half a last line too."""
+        if not self.metrics.exists():
+            return
+        kept = [line for line in self.history() if line["step"] <= step]
+        write_text_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def history(self) -> Iterator[dict[str, float]]:
+        """Yield the metrics written so far; a line cut off by a kill ends them."""
+        if not self.metrics.exists():
+            return
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
