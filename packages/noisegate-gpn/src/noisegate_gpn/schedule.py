@@ -1,0 +1,167 @@
+"""The learned schedule: the gating policy in the sampler's seat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from noisegate_gpn.decisions import ScheduleDecisions
+from noisegate_gpn.errors import NoDecisionsError, ScheduleNoiseError
+from noisegate_gpn.network import GatingPolicyNetwork
+
+
+class DenoisingStep(Protocol):
+    """What the schedule reads of one denoising step; any object with these attributes fits."""
+
+    @property
+    def index(self) -> int:
+        """Number of the step, from 0."""
+
+    @property
+    def latents(self) -> Float[Tensor, "batch channels frames height width"]:
+        """Predicted latents at their times."""
+
+    @property
+    def times(self) -> Float[Tensor, "batch frames"]:
+        """Time of each predicted latent in [0, 1]; 1 is pure noise."""
+
+    @property
+    def observation(self) -> Float[Tensor, "batch channels 1 height width"]:
+        """Clean latent of the current observation."""
+
+    @property
+    def nominal(self) -> float:
+        """Decrement D_s that the shared schedule would take."""
+
+
+def schedule_noise(
+    generators: Sequence[torch.Generator], *, steps: int, frames: int
+) -> Float[Tensor, "batch steps frames"]:
+    """Draws the policy noise of one chunk, each row from its own generator.
+
+    A row's noise then depends on its generator alone, not on which rows share its batch.
+
+    Args:
+        generators: One CPU generator per batch row; each is advanced.
+        steps: Denoising steps of the chunk.
+        frames: Predicted latents.
+
+    Returns:
+        Standard normal noise on the CPU.
+
+    Raises:
+        ScheduleNoiseError: There is no generator.
+    """
+    if not generators:
+        raise ScheduleNoiseError("`generators` is empty; give one generator per batch row.")
+    return torch.stack([torch.randn(steps, frames, generator=generator) for generator in generators])
+
+
+class LearnedSchedule:
+    """Asks the gating policy for the next times of every predicted latent, and records what was decided.
+
+    With `noise` the relative scales are sampled; without it they are the policy's medians, which is how to evaluate.
+    One schedule serves any number of chunks; with noise, one chunk per draw.
+
+    Args:
+        policy: The gating policy, on the device of the latents; called without gradients.
+        noise: Standard normal noise, for example from `schedule_noise`; None for the deterministic schedule.
+        record: Whether to keep the decisions.
+        state_dtype: Precision in which the policy sees the latents and in which they are recorded. As it acts on the
+            rounded latents, half precision halves the memory without any mismatch between recorded and re-evaluated
+            log-densities. Times and actions stay in float32.
+
+    References:
+        NoiseGate eqs. (4) to (6) and algorithm 1.
+    """
+
+    def __init__(
+        self,
+        policy: GatingPolicyNetwork,
+        *,
+        noise: Float[Tensor, "batch steps frames"] | None = None,
+        record: bool = True,
+        state_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.policy = policy
+        self._noise = None if noise is None else noise.to(policy.log_std)
+        self._record = record
+        self._state_dtype = state_dtype
+        self._records: list[_Record] = []
+
+    @torch.no_grad()
+    def next_times(self, step: DenoisingStep) -> Float[Tensor, "batch frames"]:
+        """Returns `clip(t - alpha D, 0, 1)` with alpha from the policy (NoiseGate eqs. (5) and (6)).
+
+        Args:
+            step: The denoising step about to be taken.
+
+        Raises:
+            StateShapeError: The step does not fit the policy.
+            ScheduleNoiseError: The noise covers other rows or latents, or fewer steps.
+        """
+        latents, observation = step.latents.to(self._state_dtype), step.observation.to(self._state_dtype)
+        dtype = self.policy.log_std.dtype
+        policy = self.policy.forward(latents.to(dtype), observation.to(dtype), step.times)
+        u = policy.mean if self._noise is None else policy.displace(self._noise_of(step, self._noise))
+        if self._record:
+            # Copies: a sampler is free to step its latents in place.
+            state = (latents.clone(), observation.clone(), step.times.clone())
+            self._records.append(_Record(step.index, *state, u, policy.log_prob(u)))
+        return (step.times - policy.squash(u) * step.nominal).clamp(0.0, 1.0)
+
+    def decisions(self) -> ScheduleDecisions:
+        """Everything recorded since construction or the last `clear`, ordered by row, then by time.
+
+        Raises:
+            NoDecisionsError: Nothing was recorded, or the recorded chunks differ in batch size or shape.
+        """
+        if not self._records:
+            raise NoDecisionsError("No decision was recorded; run the sampler first, with `record=True`.")
+        if len({record.latents.shape for record in self._records}) > 1:
+            raise NoDecisionsError("The recorded chunks differ in shape; call `clear` between batches of another size.")
+        rows = torch.arange(len(self._records[0].u), device=self._records[0].u.device)
+        steps = torch.tensor([record.step for record in self._records], device=rows.device)
+        return ScheduleDecisions(
+            latents=_by_row([record.latents for record in self._records]),
+            observation=_by_row([record.observation for record in self._records]),
+            times=_by_row([record.times for record in self._records]),
+            u=_by_row([record.u for record in self._records]),
+            log_prob=_by_row([record.log_prob for record in self._records]),
+            row=repeat(rows, "batch -> (batch steps)", steps=len(steps)),
+            step=repeat(steps, "steps -> (batch steps)", batch=len(rows)),
+        )
+
+    def clear(self) -> None:
+        """Forgets the recorded decisions."""
+        self._records.clear()
+
+    def _noise_of(self, step: DenoisingStep, noise: Tensor) -> Tensor:
+        batch, frames = step.times.shape
+        rows, steps, latents = noise.shape
+        if (rows, latents) != (batch, frames) or not 0 <= step.index < steps:
+            raise ScheduleNoiseError(
+                f"`noise` has shape {tuple(noise.shape)} (batch, steps, frames); step {step.index} of {batch} rows "
+                f"with {frames} predicted latents needs at least ({batch}, {step.index + 1}, {frames})."
+            )
+        return noise[:, step.index]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    step: int
+    latents: Tensor
+    observation: Tensor
+    times: Tensor
+    u: Tensor
+    log_prob: Tensor
+
+
+def _by_row(tensors: list[Tensor]) -> Tensor:
+    return rearrange(tensors, "steps batch ... -> (batch steps) ...")

@@ -1,0 +1,87 @@
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from noisegate_gpn import GatingPolicyConfig, GatingPolicyNetwork
+
+settings.register_profile("noisegate-gpn", deadline=None)  # shared machines stall
+settings.load_profile("noisegate-gpn")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step, as any sampler may describe it."""
+
+    index: int
+    num_steps: int
+    latents: Tensor
+    times: Tensor
+    observation: Tensor
+    nominal: float
+    action_time: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Drives a schedule over a whole chunk, with a fixed pull towards zero in place of a video model."""
+
+    latents: Tensor
+    observation: Tensor
+    decrements: tuple[float, ...]
+
+    def denoise(self, schedule) -> Tensor:
+        """Returns the times, (steps + 1, batch, frames)."""
+        latents = self.latents.clone()
+        times = [torch.ones(latents.shape[0], latents.shape[2])]
+        for index, nominal in enumerate(self.decrements):
+            step = Step(index, len(self.decrements), latents, times[-1], self.observation, nominal, 1.0)
+            times.append(schedule.next_times(step))
+            latents -= (times[-2] - times[-1])[:, None, :, None, None] * latents.tanh()
+        return torch.stack(times)
+
+    def rows(self, rows: list[int]) -> "Chunk":
+        return Chunk(self.latents[rows], self.observation[rows], self.decrements)
+
+
+@pytest.fixture
+def make_chunk() -> Callable[..., Chunk]:
+    def make(
+        batch: int = 4, *, frames: int = 2, grid: tuple[int, int] = (6, 4), steps: int = 10, seed: int = 0
+    ) -> Chunk:
+        generator = torch.Generator().manual_seed(seed)
+        shifted = [5 * u / (1 + 4 * u) for u in (1 - index / steps for index in range(steps + 1))]
+        return Chunk(
+            torch.randn(batch, 6, frames, *grid, generator=generator),
+            torch.randn(batch, 6, 1, *grid, generator=generator),
+            tuple(early - late for early, late in pairwise(shifted)),
+        )
+
+    return make
+
+
+@pytest.fixture
+def config() -> GatingPolicyConfig:
+    return GatingPolicyConfig(latent_channels=6, frames=3)
+
+
+@pytest.fixture
+def untrained(config) -> GatingPolicyNetwork:
+    torch.manual_seed(0)
+    return GatingPolicyNetwork(config)
+
+
+@pytest.fixture
+def trained(config) -> GatingPolicyNetwork:
+    """A policy whose means really depend on the state: every actor weight is away from zero."""
+    torch.manual_seed(1)
+    policy = GatingPolicyNetwork(config)
+    with torch.no_grad():
+        policy.actor[-1].weight.normal_(std=2.0 / math.sqrt(config.width))
+        policy.actor[-1].bias.fill_(0.3)
+    return policy

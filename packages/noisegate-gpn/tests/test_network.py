@@ -1,0 +1,141 @@
+import pytest
+import torch
+
+from noisegate_gpn import ConfigError, GatingPolicyConfig, GatingPolicyNetwork, StateShapeError
+from noisegate_gpn.layers import inward_clamp
+
+
+def state(batch: int, frames: int, grid: tuple[int, int], channels: int = 6, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(batch, channels, frames, *grid, generator=generator),
+        torch.randn(batch, channels, 1, *grid, generator=generator),
+        torch.rand(batch, frames, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 3), (6, 4), (24, 20)])
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_every_grid_and_frame_count_gives_one_scale_per_latent(trained, grid, frames):
+    with torch.no_grad():
+        policy = trained(*state(2, frames, grid))
+    assert policy.mean.shape == (2, frames)
+    assert torch.isfinite(policy.mean).all()
+
+
+def test_untrained_median_is_the_scale_of_the_shared_schedule(untrained):
+    with torch.no_grad():
+        assert torch.equal(untrained(*state(3, 2, (6, 4))).median(), torch.ones(3, 2))
+
+
+def test_untrained_median_is_one_for_another_bound():
+    policy = GatingPolicyNetwork(GatingPolicyConfig(latent_channels=6, frames=2, alpha_max=3.5))
+    with torch.no_grad():
+        torch.testing.assert_close(policy(*state(3, 2, (6, 4))).median(), torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_latents_observation_and_times_all_move_the_policy(trained, part):
+    one, other = state(2, 2, (6, 4)), state(2, 2, (6, 4), seed=1)
+    mixed = [*one]
+    mixed[part] = other[part]
+    with torch.no_grad():
+        assert (trained(*one).mean - trained(*mixed).mean).abs().min() > 1e-4
+
+
+def test_latents_in_another_order_are_told_apart(trained):
+    latents, observation, times = state(2, 2, (6, 4))
+    with torch.no_grad():
+        there = trained(latents, observation, times).mean
+        swapped = trained(latents.flip(2), observation, times.flip(1)).mean.flip(1)
+    assert (there - swapped).abs().min() > 1e-4
+
+
+def test_a_row_does_not_depend_on_its_batch(trained):
+    whole = state(9, 2, (6, 4))
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        means = trained(*whole).mean
+        permuted = trained(*(part[order] for part in whole)).mean
+        alone = torch.cat([trained(*(part[row : row + 1] for part in whole)).mean for row in range(9)])
+    torch.testing.assert_close(permuted, means[order], atol=1e-6, rtol=0)
+    torch.testing.assert_close(alone, means, atol=1e-6, rtol=0)
+
+
+def test_a_gradient_reaches_every_parameter(trained):
+    latents, observation, times = state(4, 3, (6, 4))
+    evaluation = trained.evaluate({"latents": latents, "observation": observation, "times": times}, torch.randn(4, 3))
+    (evaluation.log_prob.sum() + evaluation.entropy.sum()).backward()
+    silent = [name for name, parameter in trained.named_parameters() if not parameter.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_entropy_of_a_decision_is_the_sum_over_its_latents(trained):
+    latents, observation, times = state(4, 3, (6, 4))
+    evaluation = trained.evaluate({"latents": latents, "observation": observation, "times": times}, torch.zeros(4, 3))
+    torch.testing.assert_close(evaluation.entropy, trained(latents, observation, times).entropy().sum(dim=1))
+
+
+@pytest.mark.parametrize(("start", "limit"), [(5.0, 1.0), (-9.0, -5.0)])
+def test_deviation_outside_its_clamp_acts_as_the_limit_and_can_return(untrained, start, limit):
+    with torch.no_grad():
+        untrained.log_std.fill_(start)
+    optimizer = torch.optim.SGD(untrained.parameters(), lr=1.0)
+    policy = untrained(*state(2, 2, (6, 4)))
+    assert policy.log_std.item() == limit
+    (policy.log_std.square()).sum().backward()  # pulls towards 0, inside the clamp
+    assert torch.isfinite(untrained.log_std.grad)
+    optimizer.step()
+    assert abs(untrained.log_std.item()) < abs(start)
+
+
+@pytest.mark.parametrize("value", [1.0, 7.0])
+def test_the_clamp_passes_no_gradient_that_leads_further_out(value):
+    parameter = torch.tensor(value, requires_grad=True)
+    (-inward_clamp(parameter, -5.0, 1.0)).backward()
+    assert parameter.grad.item() == 0.0
+
+
+def test_the_clamp_is_the_identity_inside():
+    parameter = torch.tensor(0.25, requires_grad=True)
+    inward_clamp(parameter, -5.0, 1.0).backward()
+    assert parameter.grad.item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("latents", "observation", "times", "named"),
+    [
+        ((2, 5, 2, 6, 4), (2, 5, 1, 6, 4), (2, 2), "`latents`"),
+        ((2, 6, 4, 6, 4), (2, 6, 1, 6, 4), (2, 4), "frames"),
+        ((2, 6, 2, 6, 4), (2, 6, 2, 6, 4), (2, 2), "`observation`"),
+        ((2, 6, 2, 6, 4), (2, 6, 1, 6, 4), (2, 3), "`times`"),
+        ((2, 6, 6, 4), (2, 6, 1, 6, 4), (2, 2), "`latents`"),
+    ],
+)
+def test_states_of_the_wrong_shape_are_refused_by_name(untrained, latents, observation, times, named):
+    with pytest.raises(StateShapeError, match=named):
+        untrained(torch.zeros(latents), torch.zeros(observation), torch.zeros(times))
+
+
+def test_actions_of_the_wrong_shape_are_refused(untrained):
+    latents, observation, times = state(4, 2, (6, 4))
+    with pytest.raises(StateShapeError, match="`actions`"):
+        untrained.evaluate({"latents": latents, "observation": observation, "times": times}, torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"latent_channels": 0},
+        {"layers": -1},
+        {"width": 60},
+        {"temporal_kernel": 2},
+        {"channel_reduction": 0},
+        {"alpha_max": 1.0},
+        {"initial_log_std": 2.0},
+        {"max_time_frequency": 1.0},
+    ],
+)
+def test_fields_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(ConfigError, match=f"`{next(iter(wrong))}`"):
+        GatingPolicyConfig(**({"latent_channels": 4, "frames": 2} | wrong))
