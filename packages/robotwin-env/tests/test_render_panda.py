@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from robotwin_env.errors import SceneError
 from robotwin_env.render import Panda3DRenderer
 from robotwin_env.visual import Camera, Lighting, Pose, Shape, VisualBody
@@ -48,15 +49,11 @@ def renderer():
 def busy_scene():
     """A table, every kind of shape, three cameras of different sizes and one of them on a body."""
     bodies = [
-        VisualBody(
-            name="table",
-            shapes=(
-                Shape(kind="box", size=(0.6, 0.4, 0.02), color=(0.7, 0.6, 0.5)),
-                Shape(kind="box", size=(0.3, 0.4, 0.02), color=(0.2, 0.6, 0.5)),  # coplanar with the first
-            ),
-        )
+        body("table", size=(0.6, 0.4, 0.02), color=(0.7, 0.6, 0.5)),
+        body("mat", size=(0.3, 0.4, 0.02), color=(0.2, 0.6, 0.5)),  # as high as the table: drawing order shows
+        body("sheet", size=(0.1, 0.3, 0.02), color=(0.9, 0.9, 0.9)),
     ]
-    poses = {"table": AT_ORIGIN}
+    poses = {made.name: AT_ORIGIN for made in bodies}
     for index, kind in enumerate(("box", "cylinder", "sphere")):
         bodies.append(body(kind, kind=kind, size=(0.08, 0.08, 0.08), color=(0.9, 0.3 * index, 0.2)))
         poses[kind] = np.array([0.2 * index - 0.2, 0.0, 0.1, 0.9, 0.1 * index, 0.2, 0.3])
@@ -205,10 +202,13 @@ def test_history_leaves_no_trace_in_the_pixels(renderer):
         assert digest(renderer.render(poses)) == expected
 
 
-def test_a_move_far_below_a_pixel_still_reaches_the_picture(renderer):
-    renderer.load([body(kind="box", size=(1e-4, 1e-4, 1e-4))], [camera(fovy=1e-3, position=(-0.5, 0, 0))], GLOW)
-    still = renderer.render({"body": AT_ORIGIN})["camera"]
-    moved = renderer.render({"body": AT_ORIGIN + np.array([0, 2e-5, 0, 0, 0, 0, 0])})["camera"]
+def test_two_poses_closer_than_panda3ds_transform_cache_can_tell_draw_differently(renderer):
+    speck = body(kind="box", size=(1e-6, 1e-6, 1e-6))
+    renderer.load([speck], [camera(fovy=1e-4, position=(-0.05, 0.25, 0))], GLOW)
+    pose = AT_ORIGIN + np.array([0, 0.25, 0, 0, 0, 0, 0])
+    still = renderer.render({"body": pose})["camera"]
+    moved = renderer.render({"body": pose + np.array([0, 5e-7, 0, 0, 0, 0, 0])})["camera"]
+    assert still.any()
     assert (still != moved).any()
 
 
@@ -243,20 +243,22 @@ def test_two_renderers_take_turns_without_disturbing_each_other(renderer):
     assert digest(renderer.render(poses)) == alone
 
 
-def test_loading_again_and_again_keeps_no_buffers():
-    from panda3d.core import GraphicsEngine
-
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the process's memory from /proc")
+def test_loading_and_closing_again_and_again_keeps_no_memory():
     bodies, cameras, poses = busy_scene()
-    engine = GraphicsEngine.get_global_ptr()
-    before = engine.get_num_windows()
-    for index in range(30):
-        made = Panda3DRenderer()
-        made.load(bodies, cameras[: 1 + index % 3], Lighting())
-        made.render(poses)
-        made.load(bodies, cameras, Lighting())
-        made.close()
-        made.close()
-    assert engine.get_num_windows() == before
+
+    def cycle(times):
+        for index in range(times):
+            made = Panda3DRenderer(supersample=2)
+            made.load(bodies, cameras[: 1 + index % 3], Lighting())
+            made.render(poses)
+            made.load(bodies, cameras, Lighting())
+            made.close()
+            made.close()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    before = cycle(30)
+    assert cycle(90) - before < 4e6  # a buffer has 0.2 MB
 
 
 def test_importing_the_package_does_not_import_panda3d():

@@ -15,53 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robotwin_env.errors import RendererUnavailableError, SceneError
+from robotwin_env.errors import SceneError
+from robotwin_env.render.canvas import Canvas, shared_engine
 from robotwin_env.render.meshes import Mesh, body_mesh, rotation_matrices
 from robotwin_env.visual import Camera, Lighting, Pose, VisualBody
 
 NEAR, FAR = 0.01, 20.0
 """Clip planes (m)."""
 
-_CONFIGURATION = """
-load-display p3tinydisplay
-aux-display p3tinydisplay
-window-type none
-audio-library-name null
-notify-level error
-transform-cache 0
-uniquify-transforms 0
-support-threads 0
-garbage-collect-states 0
-"""
-
 _RIGHT_OF_FORWARD = (math.sqrt(0.5), 0.0, 0.0, -math.sqrt(0.5))
 """Turns Panda3D's camera (looking along +y) into ours (looking along +x)."""
-
-_engine: tuple[Any, Any] | None = None
-
-
-def _shared_engine() -> tuple[Any, Any]:
-    """The process's graphics engine and pipe, made on first use.
-
-    Panda3D keeps one engine per process, whose `render_frame` draws every active buffer; renderers therefore
-    activate theirs only while drawing.
-    """
-    global _engine
-    if _engine is None:
-        try:
-            from panda3d.core import GraphicsEngine, GraphicsPipeSelection, load_prc_file_data
-        except ImportError as error:
-            raise RendererUnavailableError(
-                "`panda3d` cannot be imported; install it (`pip install panda3d`) or run without cameras."
-            ) from error
-        load_prc_file_data("robotwin_env", _CONFIGURATION)
-        pipe = GraphicsPipeSelection.get_global_ptr().make_pipe("TinyOffscreenGraphicsPipe", "p3tinydisplay")
-        if pipe is None:
-            raise RendererUnavailableError(
-                "this build of `panda3d` has no software renderer (`p3tinydisplay`); install the wheel from PyPI."
-            )
-        _engine = (GraphicsEngine.get_global_ptr(), pipe)
-    return _engine
 
 
 def _geometry(name: str, mesh: Mesh) -> Any:
@@ -119,13 +82,11 @@ class Panda3DRenderer:
         if supersample < 1:
             raise SceneError(f"`supersample` is {supersample}; it must be 1 or more.")
         self._supersample = supersample
-        self._engine, self._pipe = _shared_engine()
+        shared_engine()
         self._cameras: tuple[Camera, ...] = ()
         self._bodies: dict[str, Any] = {}
         self._root: Any = None
-        self._buffer: Any = None
-        self._texture: Any = None
-        self._buffer_size = (0, 0)
+        self._canvas: Canvas | None = None
         self._closed = False
 
     def load(self, bodies: Sequence[VisualBody], cameras: Sequence[Camera], lighting: Lighting) -> None:
@@ -147,8 +108,7 @@ class Panda3DRenderer:
         for body, mesh in zip(bodies, meshes, strict=True):
             nodes[body.name] = root.attach_new_node(_geometry(body.name, mesh))
         _attach_lights(root, lighting)
-        if self._root is not None:
-            self._root.remove_node()
+        self._free_scene()
         self._root, self._bodies, self._cameras = root, nodes, tuple(cameras)
         self._place_cameras(lighting)
 
@@ -173,19 +133,11 @@ class Panda3DRenderer:
             table = _pose_table(self._bodies, poses)
             for node, matrix in zip(self._bodies.values(), _transforms(table).tolist(), strict=True):
                 node.set_transform(TransformState.make_mat(LMatrix4(*matrix)))
-        if not self._cameras:
-            return {}
-        self._buffer.set_active(True)
-        self._engine.render_frame()
-        self._buffer.set_active(False)
-        return self._pictures()
+        return {} if self._canvas is None else self._pictures(self._canvas.draw())
 
     def close(self) -> None:
-        """Free the buffer and the scene; the renderer cannot be used afterwards. Closing twice is harmless."""
-        if self._root is not None:
-            self._root.remove_node()
-        self._free_buffer()
-        self._root, self._bodies, self._cameras = None, {}, ()
+        """Free the scene; the renderer cannot be used afterwards. Closing twice is harmless."""
+        self._free_scene()
         self._closed = True
 
     def _check_open(self) -> None:
@@ -199,11 +151,9 @@ class Panda3DRenderer:
 
         widths = [camera.width * self._supersample for camera in self._cameras]
         heights = [camera.height * self._supersample for camera in self._cameras]
-        self._ensure_buffer(sum(widths), max(heights, default=0))
-        if self._buffer is None:
+        if not self._cameras:
             return
-        self._buffer.remove_all_display_regions()
-        total_width, total_height = self._buffer_size
+        self._canvas = Canvas.acquire(sum(widths), max(heights))
         turn = np.array([[0.0, 0.0, 0.0, *_RIGHT_OF_FORWARD]])
         panda_to_ours = LMatrix4(*_transforms(turn)[0].tolist())
         left = 0
@@ -217,52 +167,23 @@ class Panda3DRenderer:
             node = parent.attach_new_node(PandaCamera(camera.name, lens))
             pose = LMatrix4(*_transforms(_pose_array(camera.pose)[None])[0].tolist())
             node.set_transform(TransformState.make_mat(panda_to_ours * pose))
-            region = self._buffer.make_display_region(
-                left / total_width, (left + width) / total_width, 1.0 - height / total_height, 1.0
-            )
+            region = self._canvas.add_region(left, width, height)
             region.set_camera(node)
             region.set_clear_color_active(True)
             region.set_clear_color(LVecBase4(*lighting.background, 1.0))
             region.set_clear_depth_active(True)
             left += width
 
-    def _ensure_buffer(self, width: int, height: int) -> None:
-        from panda3d.core import FrameBufferProperties, GraphicsOutput, GraphicsPipe, Texture, WindowProperties
+    def _free_scene(self) -> None:
+        if self._canvas is not None:
+            self._canvas.release()
+            self._canvas = None
+        if self._root is not None:
+            self._root.clear_light()  # the root's state holds its lights, which hold the root
+            self._root.remove_node()
+        self._root, self._bodies, self._cameras = None, {}, ()
 
-        width += -width % 4  # the software renderer's rows are multiples of four pixels
-        if (width, height) == self._buffer_size:
-            return
-        self._free_buffer()
-        if width == 0:
-            return
-        properties = FrameBufferProperties()
-        properties.set_rgba_bits(8, 8, 8, 8)
-        properties.set_depth_bits(24)
-        self._buffer = self._engine.make_output(
-            self._pipe,
-            "cameras",
-            0,
-            properties,
-            WindowProperties.size(width, height),
-            GraphicsPipe.BF_refuse_window,
-        )
-        if self._buffer is None:
-            raise RendererUnavailableError(f"Panda3D could not make an off-screen buffer of {width}x{height} pixels.")
-        self._buffer.set_active(False)
-        self._buffer.set_clear_color_active(False)
-        self._texture = Texture("pictures")
-        self._buffer.add_render_texture(self._texture, GraphicsOutput.RTM_copy_ram)
-        self._buffer_size = (width, height)
-
-    def _free_buffer(self) -> None:
-        if self._buffer is not None:
-            self._engine.remove_window(self._buffer)
-        self._buffer, self._texture, self._buffer_size = None, None, (0, 0)
-
-    def _pictures(self) -> dict[str, NDArray[np.uint8]]:
-        width, height = self._buffer_size
-        raw = np.frombuffer(self._texture.get_ram_image(), dtype=np.uint8)
-        atlas = raw.reshape(height, width, -1)[::-1, :, 2::-1]  # rows from the bottom, BGR
+    def _pictures(self, atlas: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
         pictures: dict[str, NDArray[np.uint8]] = {}
         left = 0
         factor = self._supersample
