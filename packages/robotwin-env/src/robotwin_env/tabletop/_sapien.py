@@ -1,0 +1,227 @@
+"""The one module that talks to SAPIEN, which is untyped: CPU physics only, no render device needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sapien
+from jaxtyping import Float
+from sapien import physx
+
+from ..visual import Quaternion, Shape, Vector3
+from .kinematics import ARM_JOINTS, Side
+from .objects import BUTTON_TRAVEL, SceneObject, upright
+from .urdf import Joint, Link, arm_links
+
+PHYSICS_HZ = 250
+FINGER_FRICTION = 2.0
+ARM_STIFFNESS, ARM_DAMPING = 2500.0, 100.0
+"""Of the acceleration drive: critically damped at 50 rad/s, so that the arm trails its target by 40 ms."""
+FINGER_STIFFNESS, FINGER_DAMPING = 1200.0, 60.0
+"""N/m and N s/m: 30 N on each side of a 5 cm object."""
+
+_X_TO: dict[Vector3, Quaternion] = {
+    (1.0, 0.0, 0.0): (1.0, 0.0, 0.0, 0.0),
+    (-1.0, 0.0, 0.0): (0.0, 0.0, 0.0, 1.0),
+    (0.0, 1.0, 0.0): (math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)),
+    (0.0, 0.0, 1.0): (math.sqrt(0.5), 0.0, -math.sqrt(0.5), 0.0),
+}
+"""Rotations that take x, the axis of SAPIEN's joints and cylinders, to an axis."""
+
+_FACING_Y: Quaternion = (math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arm:
+    articulation: physx.PhysxArticulation
+    joints: list[physx.PhysxArticulationJoint]
+    fingers: list[physx.PhysxArticulationJoint]
+    finger_travel: float
+    order: list[int]
+    """Of the six joints and the two fingers in SAPIEN's active joints."""
+
+
+class Physics:
+    """Two arms, a table and objects in one SAPIEN scene, built anew for every episode.
+
+    A fresh scene is what makes an episode bitwise reproducible: PhysX keeps contact and broad-phase state that no
+    reset of poses clears.
+    """
+
+    def __init__(self, objects: Sequence[SceneObject], table: SceneObject, table_height: float) -> None:
+        physx.set_scene_config(gravity=np.array([0.0, 0.0, -9.81]), enable_tgs=True, cpu_workers=0)
+        physx.set_body_config(solver_position_iterations=8, solver_velocity_iterations=1, sleep_threshold=0.005)
+        physx.set_shape_config(contact_offset=0.01, rest_offset=0.0)
+        physx.set_default_material(0.8, 0.8, 0.0)
+        self._system = physx.PhysxCpuSystem()
+        self._scene = sapien.Scene([self._system])
+        self._scene.timestep = 1 / PHYSICS_HZ
+        self._bodies: dict[str, sapien.Entity] = {}
+        self._rigid: dict[str, physx.PhysxRigidDynamicComponent] = {}
+        self._buttons: dict[str, physx.PhysxArticulation] = {}
+        self._arms = {side: self._build_arm(side) for side in Side}
+        self._add(table, table_height)
+        for item in objects:
+            self._add(item, table_height)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every body, in the order in which it was built."""
+        return tuple(self._bodies)
+
+    def pose(self, name: str) -> Float[np.ndarray, " 7"]:
+        """Return a body's position (m) and quaternion `(w, x, y, z)` in the world."""
+        pose = self._bodies[name].pose
+        return np.concatenate([pose.p, pose.q]).astype(np.float64)
+
+    def velocity(self, name: str) -> Float[np.ndarray, " 3"]:
+        """Return a free object's linear velocity (m/s)."""
+        return np.asarray(self._rigid[name].linear_velocity, dtype=np.float64)
+
+    def pressed(self, name: str) -> float:
+        """Return how far a button is down (m)."""
+        return -float(self._buttons[name].qpos[0])
+
+    def measured(self) -> Float[np.ndarray, " 14"]:
+        """Return where the joints are, in the action's order: rad, and grippers from 0 (closed) to 1 (open)."""
+        state = np.empty(14)
+        for side, arm in self._arms.items():
+            positions = arm.articulation.qpos[arm.order]
+            state[side.joints] = positions[:ARM_JOINTS]
+            state[side.gripper] = positions[ARM_JOINTS:].mean() / arm.finger_travel
+        return state
+
+    def place(self, state: Float[np.ndarray, " 14"]) -> None:
+        """Put the robot there at once, at rest, and hold it; for the start of an episode only."""
+        for side, arm in self._arms.items():
+            positions = np.empty(len(arm.order), dtype=np.float32)
+            positions[arm.order] = [*state[side.joints], *[state[side.gripper] * arm.finger_travel] * 2]
+            arm.articulation.qpos = positions
+            arm.articulation.qvel = np.zeros_like(positions)
+        self.command(state)
+
+    def command(self, state: Float[np.ndarray, " 14"]) -> None:
+        """Set the drive targets: rad, and grippers from 0 (closed) to 1 (open)."""
+        values = state.tolist()
+        for side, arm in self._arms.items():
+            for joint, target in zip(arm.joints, values[side.joints], strict=True):
+                joint.set_drive_target(target)
+            for finger in arm.fingers:
+                finger.set_drive_target(values[side.gripper] * arm.finger_travel)
+
+    def advance(self, steps: int) -> None:
+        """Run the physics for `steps` of 1/250 s."""
+        step = self._system.step
+        for _ in range(steps):
+            step()
+
+    def close(self) -> None:
+        """Free the scene."""
+        self._bodies.clear()
+        self._rigid.clear()
+        self._buttons.clear()
+        self._arms.clear()
+        self._scene.clear()
+
+    def _build_arm(self, side: Side) -> _Arm:
+        builder = self._scene.create_articulation_builder()
+        builder.set_initial_pose(sapien.Pose(side.base, _FACING_Y))
+        pads = physx.PhysxMaterial(FINGER_FRICTION, FINGER_FRICTION, 0.0)
+        links = arm_links()
+        parts: dict[str, sapien.wrapper.articulation_builder.LinkBuilder] = {}
+        for link in links:
+            part = parts[link.name] = builder.create_link_builder(parts[link.parent] if link.parent else None)
+            _describe(part, link, pads)
+        articulation = builder.build(fix_root_link=True)
+        group = 1 << side.value
+        for component in articulation.links:
+            component.disable_gravity = True
+            self._bodies[f"{side.name.lower()}_{component.name}"] = component.entity
+            for shape in component.collision_shapes:
+                shape.set_collision_groups([1, 1, group, 0])
+        active = [joint.name for joint in articulation.active_joints]
+        joints = [link.joint for link in links if link.joint is not None and link.joint.kind != "fixed"]
+        found = [articulation.find_joint_by_name(joint.name) for joint in joints]
+        for joint, drive in zip(joints, found, strict=True):
+            if joint.kind == "revolute":
+                drive.set_drive_properties(ARM_STIFFNESS, ARM_DAMPING, joint.effort, "acceleration")
+            else:
+                drive.set_drive_properties(FINGER_STIFFNESS, FINGER_DAMPING, joint.effort, "force")
+        return _Arm(
+            articulation=articulation,
+            joints=found[:ARM_JOINTS],
+            fingers=found[ARM_JOINTS:],
+            finger_travel=joints[-1].upper,
+            order=[active.index(joint.name) for joint in joints],
+        )
+
+    def _add(self, item: SceneObject, table_height: float) -> None:
+        pose = sapien.Pose((*item.position, table_height), upright(item.yaw))
+        if item.motion == "button":
+            self._add_button(item, pose)
+            return
+        builder = self._scene.create_actor_builder()
+        builder.set_initial_pose(pose)
+        material = physx.PhysxMaterial(item.friction, item.friction, 0.0)
+        for shape in item.shapes:
+            _collide(builder, shape, material, item.density)
+        entity = builder.build(item.name) if item.motion == "free" else builder.build_static(item.name)
+        self._bodies[item.name] = entity
+        if item.motion == "free":
+            self._rigid[item.name] = entity.find_component_by_type(physx.PhysxRigidDynamicComponent)
+
+    def _add_button(self, item: SceneObject, pose: sapien.Pose) -> None:
+        builder = self._scene.create_articulation_builder()
+        builder.set_initial_pose(pose)
+        root = builder.create_link_builder()
+        root.set_name(f"{item.name}_mount")
+        root.set_joint_properties("fixed", [], sapien.Pose(), sapien.Pose())
+        root.set_mass_and_inertia(1.0, sapien.Pose(), np.full(3, 0.001))
+        cap = builder.create_link_builder(root)
+        cap.set_name(item.name)
+        frame = sapien.Pose(q=_X_TO[(0.0, 0.0, 1.0)])
+        cap.set_joint_name(item.name)
+        cap.set_joint_properties("prismatic", [[-BUTTON_TRAVEL, 0.0]], frame, frame)
+        material = physx.PhysxMaterial(item.friction, item.friction, 0.0)
+        for shape in item.shapes:
+            _collide(cap, shape, material, item.density)
+        button = builder.build(fix_root_link=True)
+        for link in button.links:
+            link.disable_gravity = True
+        button.active_joints[0].set_drive_properties(200.0, 4.0)
+        self._bodies[item.name] = button.find_link_by_name(item.name).entity
+        self._buttons[item.name] = button
+
+
+def _describe(part: sapien.wrapper.articulation_builder.LinkBuilder, link: Link, pads: physx.PhysxMaterial) -> None:
+    part.set_name(link.name)
+    part.set_mass_and_inertia(link.mass, sapien.Pose(link.center), np.array(link.inertia))
+    for shape in link.collisions:
+        _collide(part, shape, pads, 1000.0)
+    if link.joint is None:
+        part.set_joint_properties("fixed", [], sapien.Pose(), sapien.Pose())
+    else:
+        _join(part, link.joint)
+
+
+def _join(part: sapien.wrapper.articulation_builder.LinkBuilder, joint: Joint) -> None:
+    turn = _X_TO[joint.axis]
+    limits = [] if joint.kind == "fixed" else [[joint.lower, joint.upper]]
+    part.set_joint_name(joint.name)
+    part.set_joint_properties(joint.kind, limits, sapien.Pose(joint.origin, turn), sapien.Pose(q=turn))
+
+
+def _collide(
+    builder: sapien.wrapper.actor_builder.ActorBuilder, shape: Shape, material: physx.PhysxMaterial, density: float
+) -> None:
+    pose = sapien.Pose(shape.pose.position, shape.pose.quaternion)
+    if shape.kind == "box":
+        builder.add_box_collision(pose, shape.size, material, density)
+    elif shape.kind == "cylinder":
+        upright_pose = pose * sapien.Pose(q=_X_TO[(0.0, 0.0, 1.0)])
+        builder.add_cylinder_collision(upright_pose, shape.size[0], shape.size[2], material, density)
+    else:
+        builder.add_sphere_collision(pose, shape.size[0], material, density)

@@ -1,0 +1,63 @@
+"""The configuration of a tabletop environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import UnknownNameError
+from .scene import CLEAN, RANDOM, Randomization
+from .tasks import TASKS, Task
+from .views import CAMERAS, CameraName
+
+SceneName = Literal["clean", "random"]
+RendererName = Literal["panda3d", "sapien"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TabletopConfig:
+    """Which task, how varied, and what is observed."""
+
+    task: str = "click_bell"
+    """One of RoboTwin's names; see `TASKS`."""
+    scene: SceneName = "random"
+    """`clean`: only poses vary; `random`: colours, light, table height and distractors too."""
+    randomization: Randomization | None = None
+    """Replaces what `scene` stands for."""
+    instructions: Literal["seen", "unseen"] = "seen"
+    """Which paraphrases an episode's instruction is drawn from."""
+    cameras: tuple[CameraName, ...] = CAMERAS
+    """Images in the observation; `()` for none, which is fast."""
+    image_size: int = 64
+    """Height and width of every image (pixels)."""
+    renderer: RendererName = "panda3d"
+    """`panda3d` draws on the CPU, anywhere; `sapien` needs Vulkan."""
+    max_steps: int | None = None
+    """Control steps until truncation; None takes the task's own limit."""
+
+    def __post_init__(self) -> None:
+        _known("task", self.task, tuple(task.name for task in TASKS))
+        _known("scene", self.scene, get_args(SceneName))
+        _known("instructions", self.instructions, ("seen", "unseen"))
+        _known("renderer", self.renderer, get_args(RendererName))
+        for camera in self.cameras:
+            _known("camera", camera, CAMERAS)
+        if not 8 <= self.image_size <= 1024:
+            raise ValueError(f"`image_size` is {self.image_size}; it must lie between 8 and 1024 pixels.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"`max_steps` is {self.max_steps}; it must be at least 1.")
+
+    def find_task(self) -> Task:
+        """Return the task of that name."""
+        return next(task for task in TASKS if task.name == self.task)
+
+    def find_randomization(self) -> Randomization:
+        """Return what varies besides poses."""
+        if self.randomization is not None:
+            return self.randomization
+        return CLEAN if self.scene == "clean" else RANDOM
+
+
+def _known(kind: str, name: str, allowed: tuple[str, ...]) -> None:
+    if name not in allowed:
+        raise UnknownNameError(f"there is no {kind} `{name}`; choose one of {', '.join(f'`{n}`' for n in allowed)}.")

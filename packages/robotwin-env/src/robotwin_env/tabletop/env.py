@@ -1,0 +1,225 @@
+"""The tabletop as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from ..errors import ActionError, RobotwinEnvError
+from ..visual import Renderer
+from .config import TabletopConfig
+from .episode import Episode, action_limits, checked_action, home
+from .motion import Action, Motion
+from .scene import sample_scene, streams
+from .views import CAMERAS, cameras, visual_bodies
+
+Observation = dict[str, NDArray[Any]]
+"""Camera names to `(H, W, 3)` uint8 RGB, and `state`: `(14,)` float32, the last command."""
+Info = dict[str, Any]
+
+SEEDS = 2**31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkOutcome:
+    """What came of playing a chunk of actions."""
+
+    observation: Observation
+    """After the last executed action."""
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: Info
+    executed: int
+    """How many of the actions were played."""
+    frames: tuple[Observation, ...]
+    """After every `record_every`-th executed action; empty unless asked for."""
+
+
+class TabletopEnv(gymnasium.Env[Observation, Action]):
+    """Two arms at a table: one RoboTwin task, 25 actions a second.
+
+    An action is 14 numbers, `[left 6 joints (rad), left gripper (0 closed .. 1 open), right 6 joints, right gripper]`,
+    absolute targets. The observation's `state` is the last command, as in RoboTwin: after `step(a)` it is `a`. Where
+    the joints really are is `info["measured_state"]`.
+
+    `reset(options={"start_spread": 0.03})` displaces the tools' starting points by up to 3 cm along each axis.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012 (Gymnasium declares it so)
+
+    def __init__(self, config: TabletopConfig, *, render_mode: str | None = None) -> None:
+        """Prepare the spaces; the physics starts with `reset`, the renderer with the first picture."""
+        self.config = config
+        self.render_mode = render_mode
+        self.task = config.find_task()
+        self.max_steps = self.task.max_steps if config.max_steps is None else config.max_steps
+        size = config.image_size
+        low, high = action_limits()
+        self.action_space = spaces.Box(low, high, dtype=np.float32)
+        images: dict[str, spaces.Space[Any]] = {
+            name: spaces.Box(0, 255, (size, size, 3), np.uint8) for name in CAMERAS if name in config.cameras
+        }
+        everything = spaces.Dict({**images, "state": spaces.Box(low, high, dtype=np.float32)})
+        self.observation_space = cast("spaces.Space[Observation]", everything)
+        self._renderer: Renderer | None = None
+        self._loaded: Episode | None = None
+        self._episode: Episode | None = None
+        self._seed = 0
+        self._steps = 0
+        self._done = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
+        """Start the episode of `seed`, the same in every process; without one, of a seed drawn by `np_random`."""
+        super().reset(seed=seed)
+        spread = _start_spread(options)
+        self._seed = int(self.np_random.integers(SEEDS)) if seed is None else seed
+        scene = sample_scene(self.task, self._seed, self.config.find_randomization(), self.config.instructions)
+        if self._episode is not None:
+            self._episode.close()
+        start = home(np.random.default_rng(streams(self.task.name, self._seed)[3]), spread)
+        self._episode = Episode(scene, start)
+        self._steps = 0
+        self._done = False
+        return self.observe(), self._info(success=False)
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
+        """Play one action for 40 ms.
+
+        Raises:
+            ActionError: the action is malformed or outside `action_space`; nothing was moved.
+        """
+        success = self._play(checked_action(action))
+        truncated = not success and self._steps >= self.max_steps
+        return self.observe(), float(success), success, truncated, self._info(success)
+
+    def step_chunk(self, actions: Float[np.ndarray, "time 14"], *, record_every: int | None = None) -> ChunkOutcome:
+        """Play actions until they end, the task succeeds or the step limit comes.
+
+        Only the last observation is drawn, unless `record_every` asks for every k-th.
+
+        Raises:
+            ActionError: one of the actions is malformed; none was played.
+        """
+        if np.ndim(actions) != 2 or len(actions) == 0:
+            raise ActionError(f"a chunk of shape {np.shape(actions)} was given; it must be (time, 14) with time > 0.")
+        frames: list[Observation] = []
+        success, executed = False, 0
+        for action in [checked_action(action) for action in actions]:
+            success = self._play(action)
+            executed += 1
+            if record_every is not None and executed % record_every == 0:
+                frames.append(self.observe())
+            if success or self._steps >= self.max_steps:
+                break
+        current = record_every is not None and executed % record_every == 0
+        return ChunkOutcome(
+            observation=frames[-1] if current else self.observe(),
+            reward=float(success),
+            terminated=success,
+            truncated=not success and self._steps >= self.max_steps,
+            info=self._info(success),
+            executed=executed,
+            frames=tuple(frames),
+        )
+
+    def observe(self) -> Observation:
+        """Draw the current observation."""
+        state = self.episode.command.astype(np.float32)
+        if not self.config.cameras:
+            return {"state": state}
+        pictures = self._pictures()
+        return {**{name: pictures[name] for name in self.config.cameras}, "state": state}
+
+    def object_poses(self) -> dict[str, Float[np.ndarray, " 7"]]:
+        """Return the task's objects' positions (m) and quaternions `(w, x, y, z)`: privileged."""
+        return {item.name: self.episode.pose(item.name) for item in self.episode.scene.objects}
+
+    def expert(self, *, noise: float = 0.0, noise_seed: int = 0) -> Iterator[Action]:
+        """Solve the task from privileged state: yields actions to pass to `step`, one by one.
+
+        Args:
+            noise: how far (m) hovering and carrying points may be off, which the following line corrects.
+            noise_seed: another draw of the noise for the same scene.
+        """
+        stream = np.random.default_rng([*streams(self.task.name, self._seed)[3].generate_state(4), noise_seed])
+        return self.task.expert(self.episode, Motion(self.episode.command, noise=noise, rng=stream))
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return the head camera's picture, whatever `render_mode` is."""
+        return self._pictures()["head"]
+
+    def close(self) -> None:
+        """Free physics and renderer."""
+        if self._episode is not None:
+            self._episode.close()
+        if self._renderer is not None:
+            self._renderer.close()
+        self._episode = self._renderer = self._loaded = None
+
+    @property
+    def episode(self) -> Episode:
+        """The running episode.
+
+        Raises:
+            RobotwinEnvError: `reset` has not been called.
+        """
+        if self._episode is None:
+            raise RobotwinEnvError("no episode is running; call `reset` first.")
+        return self._episode
+
+    def _play(self, action: Action) -> bool:
+        if self._done:
+            raise RobotwinEnvError("the episode is over; call `reset` before the next action.")
+        self.episode.act(action)
+        self._steps += 1
+        success = self.task.success(self.episode)
+        self._done = success or self._steps >= self.max_steps
+        return success
+
+    def _info(self, success: bool) -> Info:
+        return {
+            "instruction": self.episode.scene.instruction,
+            "task": self.task.name,
+            "seed": self._seed,
+            "success": success,
+            "steps": self._steps,
+            "measured_state": self.episode.measured().astype(np.float32),
+        }
+
+    def _pictures(self) -> dict[str, NDArray[np.uint8]]:
+        if self._renderer is None:
+            self._renderer = _make_renderer(self.config)
+        if self._loaded is not self.episode:
+            names = self.config.cameras if "head" in self.config.cameras else ("head", *self.config.cameras)
+            scene = self.episode.scene
+            self._renderer.load(visual_bodies(scene), cameras(names, self.config.image_size), scene.lighting)
+            self._loaded = self.episode
+        return self._renderer.render(self.episode.poses())
+
+
+def _make_renderer(config: TabletopConfig) -> Renderer:
+    if config.renderer == "sapien":
+        from ..render import SapienRenderer
+
+        return SapienRenderer()
+    from ..render import Panda3DRenderer
+
+    return Panda3DRenderer()
+
+
+def _start_spread(options: dict[str, Any] | None) -> float:
+    unknown = set(options or {}) - {"start_spread"}
+    if unknown:
+        raise RobotwinEnvError(f"`options` has {sorted(unknown)}; the only option is `start_spread` (m).")
+    spread = float((options or {}).get("start_spread", 0.0))
+    if not 0 <= spread <= 0.1:
+        raise RobotwinEnvError(f"`start_spread` is {spread} m; it must lie between 0 and 0.1 m.")
+    return spread

@@ -1,0 +1,51 @@
+"""What a task is: objects, words, a success check and an expert."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..appearance import Appearance
+from ..kinematics import Side
+from ..motion import Action, Motion
+from ..objects import SceneObject
+from ..world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """Paraphrases of one command: those for training and those held out."""
+
+    seen: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+
+class Task(ABC):
+    """One task of the tabletop."""
+
+    name: ClassVar[str]
+    """RoboTwin's name of the task."""
+    instructions: ClassVar[Instructions]
+    max_steps: ClassVar[int]
+    """Control steps (40 ms) until an episode is cut off; about twice what the expert needs."""
+
+    @abstractmethod
+    def objects(self, rng: np.random.Generator, appearance: Appearance) -> tuple[SceneObject, ...]:
+        """Draw the objects' poses from `rng` and their colours from `appearance`."""
+
+    @abstractmethod
+    def success(self, world: World) -> bool:
+        """Tell whether the task is done now."""
+
+    @abstractmethod
+    def expert(self, world: World, motion: Motion) -> Iterator[Action]:
+        """Solve the task from privileged state, one action per control step; the world moves between two of them."""
+
+
+def side_of(x: float) -> Side:
+    """Choose the arm whose half of the table x lies in."""
+    return Side.LEFT if x < 0 else Side.RIGHT
