@@ -1,1 +1,58 @@
 """A joint video-action diffusion model with one noise level per latent frame."""
+
+from wam_backbone.blocks import ContextCache, MoTBlock
+from wam_backbone.errors import ConfigurationError, ScheduleError, ShapeError, WamError, WeightsError
+from wam_backbone.flow import (
+    LogitNormal,
+    Objective,
+    Prediction,
+    SharedTimes,
+    ShiftedUniform,
+    Stage1Batch,
+    Stage1Losses,
+    Stage1Recipe,
+    TimeDistribution,
+    Weighting,
+    WithEndpoints,
+    stage1_loss,
+)
+from wam_backbone.layout import AttentionLayout
+from wam_backbone.model import WorldActionModel
+from wam_backbone.sampler import Chunk, Clock, DenoisingStep, Noise, Observation, Schedule, denoise
+from wam_backbone.schedules import Blind, ImagineFirst, MatrixSchedule, MonotoneSchedule, SharedSchedule
+
+__all__ = [
+    "AttentionLayout",
+    "Blind",
+    "Chunk",
+    "Clock",
+    "ConfigurationError",
+    "ContextCache",
+    "DenoisingStep",
+    "ImagineFirst",
+    "LogitNormal",
+    "MatrixSchedule",
+    "MoTBlock",
+    "MonotoneSchedule",
+    "Noise",
+    "Objective",
+    "Observation",
+    "Prediction",
+    "Schedule",
+    "ScheduleError",
+    "ShapeError",
+    "SharedSchedule",
+    "SharedTimes",
+    "ShiftedUniform",
+    "Stage1Batch",
+    "Stage1Losses",
+    "Stage1Recipe",
+    "TimeDistribution",
+    "WamError",
+    "Weighting",
+    "WeightsError",
+    "WithEndpoints",
+    "WorldActionModel",
+    "denoise",
+    "stage1_loss",
+]

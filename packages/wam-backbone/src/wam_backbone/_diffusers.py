@@ -1,0 +1,135 @@
+"""The one door to diffusers, with types.
+
+diffusers ships no types: its decorators erase constructors and its base classes are `Any`. For the type checker this
+module declares the part that we use, so that a misspelt argument fails; at run time the names are diffusers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+if TYPE_CHECKING:
+
+    class DiffusersModel(nn.Module):
+        """diffusers' `ModelMixin` and `ConfigMixin`: a config, `save_pretrained` and `from_pretrained`."""
+
+        config: Any
+        gradient_checkpointing: bool
+
+        @property
+        def dtype(self) -> torch.dtype: ...
+        @property
+        def device(self) -> torch.device: ...
+        @classmethod
+        def from_pretrained(
+            cls,
+            pretrained_model_name_or_path: str | PathLike[str],
+            *,
+            subfolder: str | None = None,
+            torch_dtype: torch.dtype | None = None,
+            local_files_only: bool = False,
+        ) -> Self: ...
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Self: ...
+        def save_pretrained(self, save_directory: str | PathLike[str]) -> None: ...
+        def enable_gradient_checkpointing(self) -> None: ...
+        def disable_gradient_checkpointing(self) -> None: ...
+        def compile_repeated_blocks(self, *, fullgraph: bool = False, dynamic: bool | None = None) -> None: ...
+        def _gradient_checkpointing_func(self, module: nn.Module, *args: object) -> Any: ...
+
+    class DiffusersAdapterModel(DiffusersModel):
+        """A `DiffusersModel` with LoRA adapters (`PeftAdapterMixin`)."""
+
+    class WanAttention(nn.Module):
+        """Projections and query/key norms of one attention; `to_out[0]` is the output projection."""
+
+        to_q: nn.Linear
+        to_k: nn.Linear
+        to_v: nn.Linear
+        to_out: nn.ModuleList
+        norm_q: nn.RMSNorm
+        norm_k: nn.RMSNorm
+        heads: int
+
+        def __init__(
+            self, dim: int, heads: int, dim_head: int, eps: float, cross_attention_dim_head: int | None = None
+        ) -> None: ...
+
+    class FeedForward(nn.Module):
+        """Linear, activation, linear."""
+
+        def __init__(self, dim: int, *, inner_dim: int, activation_fn: str) -> None: ...
+
+    class FP32LayerNorm(nn.LayerNorm):
+        """A `LayerNorm` whose statistics are kept in fp32."""
+
+    class WanTransformerBlock(nn.Module):
+        """One Wan block; we drive its submodules and never call its `forward`."""
+
+        norm1: FP32LayerNorm
+        attn1: WanAttention
+        norm2: FP32LayerNorm
+        attn2: WanAttention
+        norm3: FP32LayerNorm
+        ffn: FeedForward
+        scale_shift_table: nn.Parameter
+
+        def __init__(
+            self, dim: int, ffn_dim: int, num_heads: int, *, cross_attn_norm: bool = False, eps: float = 1e-6
+        ) -> None: ...
+
+    class WanTimeTextImageEmbedding(nn.Module):
+        """Time and text embedders of one expert."""
+
+        time_embedder: nn.Module
+        act_fn: nn.Module
+        time_proj: nn.Linear
+        text_embedder: nn.Module
+
+        def __init__(self, *, dim: int, time_freq_dim: int, time_proj_dim: int, text_embed_dim: int) -> None: ...
+
+    def register_to_config(init: _Init) -> _Init:
+        """Record the constructor's arguments in the model's config."""
+else:
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.loaders import PeftAdapterMixin
+    from diffusers.models.attention import FeedForward
+    from diffusers.models.modeling_utils import ModelMixin
+    from diffusers.models.normalization import FP32LayerNorm
+    from diffusers.models.transformers.transformer_wan import (
+        WanAttention,
+        WanTimeTextImageEmbedding,
+        WanTransformerBlock,
+    )
+
+    class DiffusersModel(ModelMixin, ConfigMixin):
+        """diffusers' `ModelMixin` and `ConfigMixin`."""
+
+    class DiffusersAdapterModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
+        """A `DiffusersModel` with LoRA adapters."""
+
+
+def linear(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Call a submodule that maps a tensor to a tensor; `nn.Module.__call__` is untyped."""
+    outputs: Tensor = module(inputs)
+    return outputs
+
+
+__all__ = [
+    "DiffusersAdapterModel",
+    "DiffusersModel",
+    "FP32LayerNorm",
+    "FeedForward",
+    "WanAttention",
+    "WanTimeTextImageEmbedding",
+    "WanTransformerBlock",
+    "linear",
+    "register_to_config",
+]

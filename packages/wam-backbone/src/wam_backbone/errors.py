@@ -1,0 +1,21 @@
+"""Errors of this package: one base, and the builtin that a caller would expect."""
+
+
+class WamError(Exception):
+    """Base of every error raised by `wam_backbone`."""
+
+
+class ConfigurationError(WamError, ValueError):
+    """A model, schedule or distribution was asked for with values that cannot work."""
+
+
+class ShapeError(WamError, ValueError):
+    """A tensor does not have the shape that the model or the sampler needs."""
+
+
+class ScheduleError(WamError, ValueError):
+    """A schedule returned times that cannot be stepped to."""
+
+
+class WeightsError(WamError, ValueError):
+    """A checkpoint does not fit the model: missing, unexpected or misshapen keys."""

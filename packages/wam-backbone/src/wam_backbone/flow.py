@@ -1,0 +1,322 @@
+"""Rectified flow with one time per latent: noising, targets, time distributions and the Stage-1 loss.
+
+Convention: `x_t = (1 - t) x_0 + t eps`, velocity `v = eps - x_0`; t = 1 is pure noise and t = 0 is clean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from wam_backbone.blocks import ContextCache
+from wam_backbone.errors import ConfigurationError, ShapeError
+
+EPSILON_HORIZON = 0.02
+"""How far below t = 1 a noise-predicting model is asked: at t = 1 its noise is the input, which says nothing of x_0."""
+
+_BELL_EDGE = 0.6065306597126334  # exp(-1/2), the bell at both ends
+_BELL_MEAN = 0.189496  # mean of the bell above its edge under Wan's training times, `ShiftedUniform(5)`
+
+
+class Objective(Enum):
+    """What the model predicts."""
+
+    VELOCITY = "velocity"
+    """`eps - x_0`."""
+    EPSILON = "epsilon"
+    """`eps`."""
+
+
+class Prediction(NamedTuple):
+    """What one call of a model says about every latent and action."""
+
+    video: Float[Tensor, "batch channels frames height width"]
+    """Velocity or noise of every frame; the observation's (frame 0) carries no meaning."""
+    actions: Float[Tensor, "batch steps action_dim"] | None
+    """Velocity or noise of the action chunk; None when the video half ran alone."""
+    objective: Objective
+    """Which of the two it is."""
+
+
+class TimeDistribution(Protocol):
+    """How times are drawn in training."""
+
+    def sample(
+        self, batch: int, frames: int, *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Float[Tensor, "batch frames"]:
+        """Draw a time in [0, 1] for every sample and latent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShiftedUniform:
+    """Wan's training times, independent per latent: `t = k u / (1 + (k - 1) u)` with u uniform.
+
+    References:
+        NoiseGate §4.2; Esser et al. 2024, arXiv 2403.03206, §5.3.2.
+    """
+
+    shift: float = 5.0
+    """k > 0; 1 is uniform, above 1 leans towards noise."""
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ConfigurationError(f"`shift` is {self.shift}; it must be above 0.")
+
+    def sample(
+        self, batch: int, frames: int, *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Float[Tensor, "batch frames"]:
+        """Draw a time for every sample and latent."""
+        uniform = torch.rand(batch, frames, generator=generator, device=device)
+        return shifted(uniform, self.shift)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitNormal:
+    """`t = sigmoid(n)` with n normal, independent per latent.
+
+    References:
+        Esser et al. 2024, arXiv 2403.03206, §3.1.
+    """
+
+    mean: float = 0.0
+    """Of `logit t`."""
+    std: float = 1.0
+    """Of `logit t`; positive."""
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ConfigurationError(f"`std` is {self.std}; it must be above 0.")
+
+    def sample(
+        self, batch: int, frames: int, *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Float[Tensor, "batch frames"]:
+        """Draw a time for every sample and latent."""
+        normal = torch.randn(batch, frames, generator=generator, device=device)
+        return torch.sigmoid(normal * self.std + self.mean)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedTimes:
+    """One draw for all latents of a sample: the ablation *Shared-t*.
+
+    References:
+        NoiseGate §4.2.
+    """
+
+    times: TimeDistribution
+    """Where the one time comes from."""
+
+    def sample(
+        self, batch: int, frames: int, *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Float[Tensor, "batch frames"]:
+        """Draw a time for every sample and give it to every latent."""
+        return self.times.sample(batch, 1, generator=generator, device=device).expand(batch, frames)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithEndpoints:
+    """Times that are exactly 0 or exactly 1 now and then.
+
+    A continuous density never draws its ends, yet a sampler starts at 1 and may hold a latent at 0 for many steps.
+    """
+
+    times: TimeDistribution
+    """Where all other times come from."""
+    clean: float = 0.0
+    """Probability of exactly 0."""
+    noise: float = 0.0
+    """Probability of exactly 1."""
+
+    def __post_init__(self) -> None:
+        if self.clean < 0 or self.noise < 0 or self.clean + self.noise > 1:
+            raise ConfigurationError(
+                f"`clean` and `noise` are {self.clean} and {self.noise}; they are probabilities and add to 1 at most."
+            )
+
+    def sample(
+        self, batch: int, frames: int, *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Float[Tensor, "batch frames"]:
+        """Draw a time for every sample and latent, replacing some by an end."""
+        drawn = self.times.sample(batch, frames, generator=generator, device=device)
+        # As many independent coins as there are independent times: a shared time keeps all its latents together.
+        columns = 1 if isinstance(self.times, SharedTimes) else frames
+        coin = torch.rand(batch, columns, generator=generator, device=device)
+        drawn = torch.where(coin < self.clean, torch.zeros_like(drawn), drawn)
+        return torch.where(coin >= 1 - self.noise, torch.ones_like(drawn), drawn)
+
+
+class Weighting(Enum):
+    """Weight of a sample's loss by its time."""
+
+    UNIFORM = "uniform"
+    """1 everywhere."""
+    BELL = "bell"
+    """Fast-WAM's bell around t = 1/2, 0 at both ends, mean 1 under `ShiftedUniform(shift=5)`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage1Recipe:
+    """How Stage 1 draws times and weighs its losses.
+
+    References:
+        NoiseGate §4.2.
+    """
+
+    video_times: TimeDistribution = ShiftedUniform()
+    """Times of the predicted latents; wrap in `SharedTimes` for the ablation."""
+    action_times: TimeDistribution = ShiftedUniform()
+    """Time of the action chunk, drawn separately."""
+    video_weight: float = 1.0
+    """lambda_v."""
+    action_weight: float = 1.0
+    """lambda_a."""
+    weighting: Weighting = Weighting.UNIFORM
+    """Weight of each latent's and each chunk's loss by its time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage1Batch:
+    """Clean data of one training step."""
+
+    video: Float[Tensor, "batch channels frames height width"]
+    """Observation latent and future latents."""
+    actions: Float[Tensor, "batch steps action_dim"]
+    """Normalised action chunk."""
+    context: Float[Tensor, "batch text text_dim"]
+    """Text embedding of the instruction."""
+    state: Float[Tensor, "batch state_dim"] | None = None
+    """Normalised state of the robot."""
+    video_valid: Bool[Tensor, "batch future"] | None = None
+    """False for future latents that are padding; None when all are real."""
+    actions_valid: Bool[Tensor, "batch steps"] | None = None
+    """False for actions that are padding; None when all are real."""
+
+
+class Stage1Losses(NamedTuple):
+    """Losses of one step; means over all valid numbers, so independent of sizes."""
+
+    total: Float[Tensor, ""]
+    """`lambda_v * video + lambda_a * action`."""
+    video: Float[Tensor, ""]
+    action: Float[Tensor, ""]
+
+
+class JointDenoiser(Protocol):
+    """What the loss and the sampler call: `WorldActionModel`, a wrapper of it, or an analytic stand-in."""
+
+    def __call__(
+        self,
+        video: Tensor,
+        actions: Tensor,
+        video_times: Tensor,
+        action_time: Tensor,
+        context: Tensor | ContextCache,
+        state: Tensor | None = None,
+        /,
+    ) -> Prediction:
+        """Predict velocity or noise of every latent and action."""
+        ...
+
+
+def shifted(times: Tensor, shift: float) -> Tensor:
+    """Wan's time shift `k u / (1 + (k - 1) u)`; keeps 0 and 1."""
+    return shift * times / (1 + (shift - 1) * times)
+
+
+def add_noise(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    """`(1 - t) x_0 + t eps`; `times` broadcasts against `clean`."""
+    return torch.lerp(clean, noise, times.expand_as(clean))
+
+
+def target(clean: Tensor, noise: Tensor, objective: Objective) -> Tensor:
+    """What the model should predict."""
+    return noise if objective is Objective.EPSILON else noise - clean
+
+
+def velocity(prediction: Tensor, noisy: Tensor, times: Tensor, objective: Objective) -> Tensor:
+    """Velocity from a prediction at `times`, which broadcasts against `noisy`.
+
+    A noise prediction gives `(eps - x_t) / (1 - t)`; above `1 - EPSILON_HORIZON` the model was asked at that time
+    instead, and so is the division.
+    """
+    if objective is Objective.VELOCITY:
+        return prediction
+    return (prediction - noisy) / (1 - times).clamp(min=EPSILON_HORIZON)
+
+
+def bell_weight(times: Tensor) -> Tensor:
+    """Fast-WAM's loss weight of a time."""
+    return (torch.exp(-2 * (times - 0.5) ** 2) - _BELL_EDGE) / _BELL_MEAN
+
+
+def stage1_loss(
+    model: JointDenoiser,
+    batch: Stage1Batch,
+    recipe: Stage1Recipe,
+    *,
+    generator: torch.Generator | None = None,
+) -> Stage1Losses:
+    """Flow-matching loss of one batch with one time per latent.
+
+    The observation latent is input only: it stays clean, its time is 0 and it has no loss.
+
+    Args:
+        model: The model or a distributed wrapper of it; called once.
+        batch: Clean data.
+        recipe: Times and weights.
+        generator: Source of times and noise, on the device of `batch.video`.
+
+    Raises:
+        ShapeError: `batch.video` has no future latent.
+
+    References:
+        NoiseGate §4.2.
+    """
+    video, actions = batch.video, batch.actions
+    if video.ndim != 5 or video.shape[2] < 2:
+        raise ShapeError(f"`video` is {tuple(video.shape)}; it needs one observation and at least one future latent.")
+    rows, device = video.shape[0], video.device
+    future = video[:, :, 1:]
+    video_times = recipe.video_times.sample(rows, future.shape[2], generator=generator, device=device)
+    action_time = rearrange(recipe.action_times.sample(rows, 1, generator=generator, device=device), "batch 1 -> batch")
+    video_noise = torch.randn(future.shape, generator=generator, device=device, dtype=video.dtype)
+    action_noise = torch.randn(actions.shape, generator=generator, device=device, dtype=actions.dtype)
+    frame_times = rearrange(video_times, "b f -> b 1 f 1 1")
+    chunk_time = rearrange(action_time, "b -> b 1 1")
+
+    prediction = model(
+        torch.cat((video[:, :, :1], add_noise(future, video_noise, frame_times)), dim=2),
+        add_noise(actions, action_noise, chunk_time),
+        torch.cat((torch.zeros_like(video_times[:, :1]), video_times), dim=1),
+        action_time,
+        batch.context,
+        batch.state,
+    )
+    if prediction.actions is None:
+        raise ShapeError("the model predicted no actions; the Stage-1 loss needs both halves.")
+    video_error = prediction.video[:, :, 1:].float() - target(future, video_noise, prediction.objective)
+    action_error = prediction.actions.float() - target(actions, action_noise, prediction.objective)
+    per_latent = reduce(video_error.square(), "b c f h w -> b f", "mean")
+    per_action = reduce(action_error.square(), "b t a -> b t", "mean")
+    if recipe.weighting is Weighting.BELL:
+        per_latent = per_latent * bell_weight(video_times)
+        per_action = per_action * bell_weight(action_time).unsqueeze(1)
+    video_loss = _masked_mean(per_latent, batch.video_valid)
+    action_loss = _masked_mean(per_action, batch.actions_valid)
+    return Stage1Losses(recipe.video_weight * video_loss + recipe.action_weight * action_loss, video_loss, action_loss)
+
+
+def _masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
+    if valid is None:
+        return values.mean()
+    if valid.shape != values.shape:
+        raise ShapeError(f"a mask of {tuple(valid.shape)} came for losses of {tuple(values.shape)}; they must agree.")
+    # `where`, not a product: whatever padding holds, a NaN among it included, must not reach the mean.
+    return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)

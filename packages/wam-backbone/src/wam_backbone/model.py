@@ -1,0 +1,337 @@
+"""The world action model: Wan's video transformer and an action expert, one noise level per latent frame."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wam_backbone._diffusers import (
+    DiffusersAdapterModel,
+    WanTimeTextImageEmbedding,
+    linear,
+    register_to_config,
+)
+from wam_backbone.blocks import ContextCache, LayerContext, MoTBlock, TextTokens
+from wam_backbone.errors import ConfigurationError, ShapeError
+from wam_backbone.flow import EPSILON_HORIZON, Objective, Prediction
+from wam_backbone.layout import AttentionLayout
+from wam_backbone.rotary import head_split, joint_rotation
+
+_Choice = TypeVar("_Choice", AttentionLayout, Objective)
+
+
+class WorldActionModel(DiffusersAdapterModel):
+    """A joint video-action transformer with one time per latent frame and one time per action chunk.
+
+    The video half is Wan 2.2's transformer with diffusers' parameter names (`blocks.N.video.*` for its `blocks.N.*`);
+    the action half is an expert of its own width. Every layer attends jointly in the chosen layout and reads the
+    instruction by cross-attention. Times modulate whole frames and are never expanded to tokens.
+
+    Args:
+        latent_channels: Channels of a latent frame.
+        patch_size: Frames, rows and columns of a video token; frames must be 1.
+        num_layers: Layers.
+        num_heads: Heads of the joint attention.
+        head_dim: Channels of one head; the video's width is `num_heads * head_dim`.
+        video_ffn: Channels inside the video's feed-forward.
+        action_width: Channels of an action token.
+        action_ffn: Channels inside the action's feed-forward.
+        action_dim: Numbers in one action.
+        state_dim: Numbers in the robot's state; 0 for a model without state.
+        text_dim: Channels of a text token.
+        freq_dim: Channels of the sinusoidal time features.
+        layout: Value of an `AttentionLayout`.
+        objective: Value of an `Objective`: what the model predicts.
+        modulated_action_head: Normalise and modulate action tokens before the last projection, as Wan does for video.
+        eps: Added to variances.
+        rope_theta: Base of the rotary frequencies.
+
+    Raises:
+        ConfigurationError: The sizes do not fit together.
+
+    References:
+        NoiseGate §4.1, eq. (3); Wan, arXiv 2503.20314.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["MoTBlock"]  # noqa: RUF012  (diffusers reads a list)
+    _repeated_blocks = ["MoTBlock"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        latent_channels: int = 48,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_layers: int = 30,
+        num_heads: int = 24,
+        head_dim: int = 128,
+        video_ffn: int = 14336,
+        action_width: int = 1024,
+        action_ffn: int = 4096,
+        action_dim: int = 14,
+        state_dim: int = 14,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        layout: str = "full",
+        objective: str = "velocity",
+        modulated_action_head: bool = True,
+        eps: float = 1e-6,
+        rope_theta: float = 10000.0,
+    ) -> None:
+        super().__init__()
+        head_split(head_dim)
+        if patch_size[0] != 1:
+            raise ConfigurationError(f"`patch_size` is {tuple(patch_size)}; one time per frame needs 1 in front.")
+        sizes = {
+            "latent_channels": latent_channels,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "video_ffn": video_ffn,
+            "action_width": action_width,
+            "action_ffn": action_ffn,
+            "action_dim": action_dim,
+            "text_dim": text_dim,
+            "freq_dim": freq_dim,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigurationError(f"`{name}` is {size}; it must be at least 1.")
+        if state_dim < 0:
+            raise ConfigurationError(f"`state_dim` is {state_dim}; use 0 for a model without state.")
+        self.layout = _member(AttentionLayout, layout, "layout")
+        self.objective = _member(Objective, objective, "objective")
+        self.latent_channels, self.action_dim, self.state_dim, self.text_dim = (
+            latent_channels,
+            action_dim,
+            state_dim,
+            text_dim,
+        )
+        self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
+        self.freq_dim, self.head_dim, self.eps, self.rope_theta = freq_dim, head_dim, eps, rope_theta
+        self.gradient_checkpointing = False
+
+        width = num_heads * head_dim
+        self.patch_embedding = nn.Conv3d(latent_channels, width, kernel_size=patch_size, stride=patch_size)
+        self.condition_embedder = WanTimeTextImageEmbedding(
+            dim=width, time_freq_dim=freq_dim, time_proj_dim=6 * width, text_embed_dim=text_dim
+        )
+        self.action_condition_embedder = WanTimeTextImageEmbedding(
+            dim=action_width, time_freq_dim=freq_dim, time_proj_dim=6 * action_width, text_embed_dim=text_dim
+        )
+        self.action_embedding = nn.Linear(action_dim, action_width)
+        self.state_embedding = nn.Linear(state_dim, action_width) if state_dim else None
+        self.blocks = nn.ModuleList(
+            MoTBlock(
+                video_width=width,
+                video_ffn=video_ffn,
+                action_width=action_width,
+                action_ffn=action_ffn,
+                num_heads=num_heads,
+                head_dim=head_dim,
+                eps=eps,
+            )
+            for _ in range(num_layers)
+        )
+        self.proj_out = nn.Linear(width, latent_channels * math.prod(patch_size))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
+        self.action_proj_out = nn.Linear(action_width, action_dim)
+        self.action_scale_shift_table = (
+            nn.Parameter(torch.randn(1, 2, action_width) / action_width**0.5) if modulated_action_head else None
+        )
+        self.apply(_initialise)
+        for head in (self.proj_out, self.action_proj_out):  # small, not zero: every parameter learns from step one
+            nn.init.normal_(head.weight, std=0.02)
+
+    def encode_context(self, context: Float[Tensor, "batch text text_dim"]) -> ContextCache:
+        """Text keys and values of every layer, once per instruction.
+
+        Args:
+            context: Text embedding, zero where padded. Padding is attended to, as Wan does.
+
+        Raises:
+            ShapeError: `context` is not `(batch, text, text_dim)`.
+        """
+        text = self._embed_text(context)
+        return ContextCache(tuple(block.project_context(text) for block in self._layers()))
+
+    def forward(
+        self,
+        video: Float[Tensor, "batch channels frames height width"],
+        actions: Float[Tensor, "batch steps action_dim"] | None,
+        video_times: Float[Tensor, "batch frames"],
+        action_time: Float[Tensor, " batch"] | None,
+        context: Float[Tensor, "batch text text_dim"] | ContextCache,
+        state: Float[Tensor, "batch state_dim"] | None = None,
+    ) -> Prediction:
+        """Predict the velocity (or the noise) of every latent and action.
+
+        Args:
+            video: Observation latent (frame 0, clean) and noised future latents.
+            actions: Noised action chunk; None runs the video half alone, which is then exactly Wan's transformer
+                wherever the layout lets the video see all of itself (`FULL`, `IDM`).
+            video_times: Time of every frame in [0, 1], 0 for the observation.
+            action_time: Time of the action chunk in [0, 1]; None with `actions`.
+            context: Text embedding, or its `encode_context`.
+            state: The robot's state; it enters as one clean token of the action expert.
+
+        Raises:
+            ShapeError: An input does not have the shape that the configuration says.
+        """
+        self._check(video, actions, video_times, action_time, state)
+        dtype = self.proj_out.weight.dtype
+        frames, (_, patch_rows, patch_columns) = video.shape[2], self.patch_size
+        rows, columns = video.shape[3] // patch_rows, video.shape[4] // patch_columns
+        patches = rearrange(
+            video.to(dtype), "b c f (h ph) (w pw) -> b f (h w) (c ph pw)", ph=patch_rows, pw=patch_columns
+        )
+        hidden = F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        time, modulation = self._embed_times(self.condition_embedder, video_times, dtype)
+
+        chunk = action_temb = action_modulation = None
+        action_tokens = state_tokens = 0
+        if actions is not None and action_time is not None:
+            chunk = linear(self.action_embedding, actions.to(dtype))
+            if self.state_embedding is not None and state is not None:
+                state_tokens = 1
+                chunk = torch.cat((linear(self.state_embedding, state.to(dtype)).unsqueeze(1), chunk), dim=1)
+            action_tokens = chunk.shape[1]
+            action_temb, action_modulation = self._embed_times(self.action_condition_embedder, action_time, dtype)
+
+        table = joint_rotation(
+            frames,
+            rows,
+            columns,
+            action_tokens - state_tokens,
+            state_tokens,
+            self.head_dim,
+            self.rope_theta,
+            video.device,
+        )
+        plan = self.layout.plan(tokens_per_frame=rows * columns, frames=frames, action_tokens=action_tokens)
+        layers = self._layers()
+        if isinstance(context, ContextCache):
+            contexts: tuple[LayerContext | TextTokens, ...] = context.layers
+        else:
+            contexts = (self._embed_text(context),) * len(layers)
+        for block, layer_context in zip(layers, contexts, strict=True):
+            inputs = (hidden, chunk, modulation, action_modulation, layer_context, table, plan)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden, chunk = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                hidden, chunk = block(*inputs)
+
+        shift, scale = (self.scale_shift_table.unsqueeze(-2) + time[:, :, None, None]).unbind(2)
+        hidden = torch.addcmul(shift, F.layer_norm(hidden, hidden.shape[-1:], eps=self.eps), scale + 1)
+        latents = rearrange(
+            linear(self.proj_out, hidden),
+            "b f (h w) (ph pw c) -> b c f (h ph) (w pw)",
+            h=rows,
+            ph=patch_rows,
+            pw=patch_columns,
+        )
+        if chunk is None or action_temb is None:
+            return Prediction(latents, None, self.objective)
+        chunk = chunk[:, state_tokens:]
+        if self.action_scale_shift_table is not None:
+            shift, scale = (self.action_scale_shift_table + action_temb[:, None]).chunk(2, dim=1)
+            chunk = torch.addcmul(shift, F.layer_norm(chunk, chunk.shape[-1:], eps=self.eps), scale + 1)
+        return Prediction(latents, linear(self.action_proj_out, chunk), self.objective)
+
+    def _layers(self) -> list[MoTBlock]:
+        return cast(list[MoTBlock], list(self.blocks))
+
+    def _embed_text(self, context: Tensor) -> TextTokens:
+        if context.ndim != 3 or context.shape[-1] != self.text_dim:
+            raise ShapeError(
+                f"`context` is {tuple(context.shape)}; it must be (batch, text tokens, text_dim = {self.text_dim})."
+            )
+        context = context.to(self.proj_out.weight.dtype)
+        return TextTokens(
+            linear(self.condition_embedder.text_embedder, context),
+            linear(self.action_condition_embedder.text_embedder, context),
+        )
+
+    def _embed_times(
+        self, embedder: WanTimeTextImageEmbedding, times: Float[Tensor, " ... "], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Embedding `(..., width)` of times, and modulation `(..., 6, 1, width)` with 1 added to the scales."""
+        if self.objective is Objective.EPSILON:
+            times = times.clamp(max=1 - EPSILON_HORIZON)
+        embedding = linear(embedder.time_embedder, time_features(times, self.freq_dim).to(dtype))
+        modulation = linear(embedder.time_proj, linear(embedder.act_fn, embedding))
+        modulation = rearrange(modulation, "... (six width) -> ... six 1 width", six=6)
+        modulation[..., 1::3, :, :] += 1  # once here instead of twice in every layer
+        return embedding, modulation
+
+    def _check(
+        self,
+        video: Tensor,
+        actions: Tensor | None,
+        video_times: Tensor,
+        action_time: Tensor | None,
+        state: Tensor | None,
+    ) -> None:
+        _, patch_rows, patch_columns = self.patch_size
+        if video.ndim != 5 or video.shape[1] != self.latent_channels:
+            raise ShapeError(
+                f"`video` is {tuple(video.shape)}; it must be (batch, latent_channels = {self.latent_channels}, "
+                "1 + frames, height, width)."
+            )
+        batch, _, frames, height, width = video.shape
+        if height % patch_rows or width % patch_columns:
+            raise ShapeError(
+                f"`video` has latents of {height} x {width}; both must divide by the patch {patch_rows} x "
+                f"{patch_columns}: pad the image or change `patch_size`."
+            )
+        if video_times.shape != (batch, frames):
+            raise ShapeError(
+                f"`video_times` is {tuple(video_times.shape)}; it must be one time per frame, {(batch, frames)}."
+            )
+        if actions is None:
+            if action_time is not None or state is not None:
+                raise ShapeError("`action_time` or `state` came without `actions`; pass all of them, or none.")
+            return
+        if actions.ndim != 3 or actions.shape[0] != batch or actions.shape[-1] != self.action_dim:
+            raise ShapeError(
+                f"`actions` is {tuple(actions.shape)}; it must be (batch = {batch}, steps, action_dim = "
+                f"{self.action_dim})."
+            )
+        if action_time is None or action_time.shape != (batch,):
+            found = None if action_time is None else tuple(action_time.shape)
+            raise ShapeError(f"`action_time` is {found}; it must be one time per chunk, {(batch,)}.")
+        needed = (batch, self.state_dim) if self.state_dim else None
+        found = None if state is None else tuple(state.shape)
+        if found != needed:
+            raise ShapeError(f"`state` is {found}; a model with `state_dim` = {self.state_dim} needs {needed}.")
+
+
+def time_features(times: Float[Tensor, " ... "], channels: int) -> Float[Tensor, "... channels"]:
+    """Wan's sinusoidal features of 1000 t: cosines, then sines, of a geometric series of frequencies."""
+    half = channels // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=times.device) * (-math.log(10000.0) / half)
+    angles = (times.float() * 1000.0).unsqueeze(-1) * exponent.exp()
+    features = torch.cat((angles.cos(), angles.sin()), dim=-1)
+    return F.pad(features, (0, channels % 2))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Wan's initialisation: Xavier for projections, zero biases."""
+    if isinstance(module, nn.Linear | nn.Conv3d):
+        nn.init.xavier_uniform_(module.weight.flatten(1))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _member(kind: type[_Choice], value: str, name: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        allowed = ", ".join(f"`{member.value}`" for member in kind)
+        raise ConfigurationError(f"`{name}` is `{value}`; use one of {allowed}.") from error

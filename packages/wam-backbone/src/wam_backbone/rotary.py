@@ -1,0 +1,103 @@
+"""Rotary position embedding on one space-time axis system for video and action tokens.
+
+Video tokens sit at Wan's integer positions (frame, row, column). Action `i` of `T` sits at the fractional frame
+position `(i + 1) F / T`, so that the chunk spans the predicted frames and ends with the last one, and at row and column
+-1, outside the grid; the state token sits at frame 0. (The shared temporal axis is LingBot-VA's idea.)
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Complex64, Float, Float32
+from torch import Tensor
+
+from wam_backbone.errors import ConfigurationError
+
+
+def head_split(head_dim: int) -> tuple[int, int, int]:
+    """Channels of a head that turn with frame, row and column: Wan's split.
+
+    Raises:
+        ConfigurationError: `head_dim` is odd or below 6.
+    """
+    if head_dim % 2 or head_dim < 6:
+        raise ConfigurationError(f"`head_dim` is {head_dim}; rotary embedding needs an even number of at least 6.")
+    spatial = 2 * (head_dim // 6)
+    return head_dim - 2 * spatial, spatial, spatial
+
+
+def positions(
+    frames: int, rows: int, columns: int, *, actions: int = 0, state_tokens: int = 0
+) -> Float[Tensor, " tokens 3"]:
+    """Position (frame, row, column) of every token of the joint sequence.
+
+    Args:
+        frames: Latent frames, the observation (frame 0) among them.
+        rows: Token rows of a frame.
+        columns: Token columns of a frame.
+        actions: Length of the action chunk.
+        state_tokens: Tokens in front of the actions.
+    """
+    grid = torch.cartesian_prod(torch.arange(frames), torch.arange(rows), torch.arange(columns)).double()
+    chunk = torch.full((state_tokens + actions, 3), -1.0, dtype=torch.float64)
+    chunk[:state_tokens, 0] = 0.0
+    chunk[state_tokens:, 0] = (torch.arange(actions) + 1) * (frames - 1) / max(actions, 1)
+    return torch.cat((grid, chunk))
+
+
+def rotation(
+    token_positions: Float[Tensor, " tokens 3"], head_dim: int, theta: float = 10000.0
+) -> Float32[Tensor, "tokens pairs 2"]:
+    """Cosine and sine by which each pair of channels of a head turns.
+
+    Args:
+        token_positions: Frame, row and column of each token; fractions are allowed.
+        head_dim: Channels of one head.
+        theta: Base of the frequencies.
+    """
+    angles = []
+    for axis, channels in enumerate(head_split(head_dim)):
+        frequencies = theta ** -(torch.arange(0, channels, 2, dtype=torch.float64) / channels)
+        angles.append(token_positions[:, axis, None].double().cpu() * frequencies)
+    angle = torch.cat(angles, dim=1)
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).float()
+
+
+@lru_cache(maxsize=64)
+def joint_rotation(
+    frames: int,
+    rows: int,
+    columns: int,
+    actions: int,
+    state_tokens: int,
+    head_dim: int,
+    theta: float,
+    device: torch.device,
+) -> Float32[Tensor, "twice_tokens 1 pairs 2"]:
+    """The table for queries and keys laid one after the other, computed once per shape.
+
+    The table is an ordinary tensor even when it is first asked for under `torch.inference_mode`, so that training may
+    use it later.
+    """
+    with torch.inference_mode(False), torch.device("cpu"):
+        table = rotation(positions(frames, rows, columns, actions=actions, state_tokens=state_tokens), head_dim, theta)
+        return repeat(table, "tokens pairs two -> (qk tokens) 1 pairs two", qk=2).contiguous().to(device)
+
+
+def rotate(
+    heads: Float[Tensor, "batch tokens heads channels"], table: Float32[Tensor, " tokens 1 pairs 2"]
+) -> Float[Tensor, "batch tokens heads channels"]:
+    """Turn neighbouring channel pairs by the table's angles (Wan's interleaved convention)."""
+    if heads.dtype == torch.float32 and not torch.compiler.is_compiling():
+        pairs: Complex64[Tensor, "batch tokens heads pairs"] = torch.view_as_complex(
+            rearrange(heads, "b s h (pairs two) -> b s h pairs two", two=2)
+        )
+        return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2)
+    # Complex kernels know neither bf16 nor the compiler's fusion; the real form costs more eager operators.
+    even, odd = rearrange(heads, "b s h (pairs two) -> two b s h pairs", two=2)
+    cos, sin = table.unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return rearrange(turned, "b s h pairs two -> b s h (pairs two)").to(heads.dtype)

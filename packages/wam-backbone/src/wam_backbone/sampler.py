@@ -1,0 +1,336 @@
+"""Denoising an observation into an action chunk, with whatever schedule one hands in.
+
+A schedule is a value that the sampler asks for the next times. The sampler keeps the state in fp32, steps every latent
+by the decrement really taken, and never lets a batch row depend on another. What a schedule decides on the way it
+records itself (a stateless one has nothing to record); the sampler returns the times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, Self
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from wam_backbone.blocks import ContextCache
+from wam_backbone.errors import ConfigurationError, ScheduleError, ShapeError
+from wam_backbone.flow import JointDenoiser, Prediction, velocity
+
+TIME_RESOLUTION = 1e-6
+"""Times below this are 0: ten fp32 decrements of 0.1 leave 1e-8 of rounding, which is no residual noise."""
+
+
+class SamplerModel(JointDenoiser, Protocol):
+    """A model that the sampler can run: it knows its action size and caches instructions."""
+
+    action_dim: int
+
+    def encode_context(self, context: Tensor, /) -> ContextCache:
+        """Text keys and values, once per chunk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A fixed path of one time from 1 to 0: the actions' times, and the nominal decrements that schedules scale.
+
+    Args:
+        times: `steps + 1` times, from 1 down to 0; equal neighbours wait.
+
+    Raises:
+        ConfigurationError: The times do not fall from 1 to 0.
+    """
+
+    times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        falls = all(later <= earlier for earlier, later in pairwise(self.times))
+        if len(self.times) < 2 or self.times[0] != 1 or self.times[-1] != 0 or not falls:
+            raise ConfigurationError(f"`times` are {self.times}; a clock falls from 1 to 0 in at least one step.")
+
+    @classmethod
+    def linear(cls, num_steps: int = 10) -> Self:
+        """Equal steps."""
+        return cls(_grid(num_steps))
+
+    @classmethod
+    def cosine(cls, num_steps: int = 10) -> Self:
+        """`cos(pi s / 2S)`: small steps near noise, large ones near clean."""
+        inner = (math.cos(math.pi / 2 * (1 - time)) for time in _grid(num_steps)[1:-1])
+        return cls((1.0, *inner, 0.0))
+
+    @classmethod
+    def shifted(cls, shift: float, num_steps: int = 10) -> Self:
+        """Wan's sampling times `k u / (1 + (k - 1) u)` on an even grid u."""
+        if not shift > 0:
+            raise ConfigurationError(f"`shift` is {shift}; it must be above 0.")
+        return cls(tuple(shift * time / (1 + (shift - 1) * time) for time in _grid(num_steps)))
+
+    def delayed(self, steps: int) -> Clock:
+        """The same path after waiting at 1 for some steps."""
+        return Clock((1.0,) * steps + self.times)
+
+    def held(self, steps: int) -> Clock:
+        """The same path, then waiting at 0 for some steps."""
+        return Clock(self.times + (0.0,) * steps)
+
+    @property
+    def num_steps(self) -> int:
+        """Network calls."""
+        return len(self.times) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What is known when a chunk is planned."""
+
+    latent: Float[Tensor, "batch channels 1 height width"]
+    """Clean latent of the current frame."""
+    context: Float[Tensor, "batch text text_dim"] | ContextCache
+    """Text embedding of the instruction, or its cache."""
+    state: Float[Tensor, "batch state_dim"] | None = None
+    """Normalised state of the robot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Where a chunk starts."""
+
+    video: Float[Tensor, "batch channels future height width"]
+    actions: Float[Tensor, "batch steps action_dim"]
+
+    @classmethod
+    def draw(
+        cls,
+        observation: Observation,
+        *,
+        frames: int,
+        action_steps: int,
+        action_dim: int,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> Self:
+        """Draw standard normal noise.
+
+        Args:
+            observation: Gives batch, latent size and device.
+            frames: Future latents.
+            action_steps: Actions of the chunk.
+            action_dim: Numbers in one action.
+            generator: One source for the batch, or one per row: then a row's noise does not depend on the others.
+
+        Raises:
+            ShapeError: There are not as many generators as rows.
+        """
+        batch, channels, _, height, width = observation.latent.shape
+        device = observation.latent.device
+        shapes = ((channels, frames, height, width), (action_steps, action_dim))
+        if generator is None or isinstance(generator, torch.Generator):
+            drawn = [_normal((batch, *shape), generator, device) for shape in shapes]
+            return cls(video=drawn[0], actions=drawn[1])
+        if len(generator) != batch:
+            raise ShapeError(f"{len(generator)} generators came for {batch} rows; pass one per row, or a single one.")
+        rows = [[_normal(shape, source, device) for shape in shapes] for source in generator]
+        return cls(video=torch.stack([row[0] for row in rows]), actions=torch.stack([row[1] for row in rows]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoisingStep:
+    """What a schedule sees before step `index`: everything known, for all rows at once.
+
+    References:
+        NoiseGate §3, eq. (4).
+    """
+
+    index: int
+    """0 for the first step."""
+    num_steps: int
+    """S."""
+    latents: Float[Tensor, "batch channels future height width"]
+    """Future latents at `times`, fp32."""
+    times: Float[Tensor, "batch future"]
+    """Their times in [0, 1], fp32."""
+    observation: Float[Tensor, "batch channels 1 height width"]
+    """Clean latent of the current frame."""
+    nominal_time: float
+    """Time of the scalar video schedule before this step."""
+    decrement: float
+    """D_s: how far the scalar video schedule falls in this step; the D_s add to 1."""
+    action_time: float
+    """Time of the action chunk before this step."""
+
+
+class Schedule(Protocol):
+    """Decides how far each latent is denoised in each step."""
+
+    def next_times(self, step: DenoisingStep) -> Float[Tensor, "batch future"]:
+        """Times after this step.
+
+        The sampler clips them to `[0, step.times]`: noise is never put back. Whatever stays above 0 after the last step
+        is residual noise, and allowed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A denoised plan and the path to it."""
+
+    actions: Float[Tensor, "batch steps action_dim"]
+    """Normalised actions."""
+    latents: Float[Tensor, "batch channels future height width"]
+    """Imagined latents at their last times: noise remains where a time stayed above 0."""
+    times: Float[Tensor, "batch steps_and_one future"]
+    """Video times before the first step and after every step."""
+    action_times: Float[Tensor, " steps_and_one"]
+    """Action times likewise."""
+
+
+@torch.no_grad()
+def denoise(
+    model: SamplerModel,
+    observation: Observation,
+    schedule: Schedule,
+    *,
+    frames: int,
+    action_steps: int,
+    clock: Clock | None = None,
+    video_clock: Clock | None = None,
+    noise: Noise | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> Chunk:
+    """Denoise a chunk of actions and future latents together.
+
+    Args:
+        model: Predicts velocity or noise.
+        observation: What is known; a text embedding is encoded once.
+        schedule: Chooses the video times.
+        frames: Future latents F.
+        action_steps: Actions T of the chunk.
+        clock: Path of the action time; ten equal steps unless told.
+        video_clock: Scalar video schedule behind `DenoisingStep.decrement`, as many steps as `clock`; `clock` itself
+            unless told.
+        noise: Where to start; drawn from `generator` unless given.
+        generator: One source for the batch, or one per row.
+
+    Returns:
+        Actions, latents, and the times on the way.
+
+    Raises:
+        ScheduleError: The schedule returned times of another shape, or NaN.
+        ConfigurationError: The clocks disagree on the number of steps.
+
+    References:
+        NoiseGate eq. (6).
+    """
+    clock = clock or Clock.linear()
+    video_clock = video_clock or clock
+    if video_clock.num_steps != clock.num_steps:
+        raise ConfigurationError(
+            f"`clock` has {clock.num_steps} steps and `video_clock` {video_clock.num_steps}; give both the same number."
+        )
+    if noise is None:
+        noise = Noise.draw(
+            observation, frames=frames, action_steps=action_steps, action_dim=model.action_dim, generator=generator
+        )
+    context = observation.context
+    if isinstance(context, Tensor):
+        context = model.encode_context(context)
+
+    known = observation.latent.float()
+    latents, actions = noise.video.float(), noise.actions.float()
+    _check_noise(known, latents, actions, frames, action_steps)
+    batch = known.shape[0]
+    times = torch.ones(batch, frames, device=known.device)
+    clean_time = torch.zeros(batch, 1, device=known.device)
+    path = [times]
+    for index in range(clock.num_steps):
+        action_time = torch.full((batch,), clock.times[index], device=known.device)
+        prediction = model(
+            torch.cat((known, latents), dim=2),
+            actions,
+            torch.cat((clean_time, times), dim=1),
+            action_time,
+            context,
+            observation.state,
+        )
+        step = DenoisingStep(
+            index=index,
+            num_steps=clock.num_steps,
+            latents=latents,
+            times=times,
+            observation=known,
+            nominal_time=video_clock.times[index],
+            decrement=video_clock.times[index] - video_clock.times[index + 1],
+            action_time=clock.times[index],
+        )
+        following = _next_times(schedule, step)
+        latents = _step_video(latents, prediction, times, following)
+        actions = _step_actions(actions, prediction, action_time, clock.times[index + 1])
+        times = following
+        path.append(times)
+    return Chunk(
+        actions=actions,
+        latents=latents,
+        times=torch.stack(path, dim=1),
+        action_times=torch.tensor(clock.times, device=known.device),
+    )
+
+
+def _next_times(schedule: Schedule, step: DenoisingStep) -> Tensor:
+    """Ask the schedule, refuse nonsense, clip as eq. (6) does."""
+    times = schedule.next_times(step)
+    if times.shape != step.times.shape:
+        raise ScheduleError(
+            f"the schedule returned times of {tuple(times.shape)} in step {step.index}; it must return one per row and "
+            f"future latent, {tuple(step.times.shape)}."
+        )
+    times = times.detach().to(step.times)
+    if not bool(torch.isfinite(times).all()):
+        raise ScheduleError(f"the schedule returned NaN or infinite times in step {step.index}; they must be numbers.")
+    times = torch.minimum(times.clamp(min=0.0), step.times)
+    return torch.where(times < TIME_RESOLUTION, torch.zeros_like(times), times)
+
+
+def _step_video(latents: Tensor, prediction: Prediction, times: Tensor, following: Tensor) -> Tensor:
+    now = rearrange(times, "b f -> b 1 f 1 1")
+    taken = now - rearrange(following, "b f -> b 1 f 1 1")
+    return latents - taken * velocity(prediction.video[:, :, 1:].float(), latents, now, prediction.objective)
+
+
+def _step_actions(actions: Tensor, prediction: Prediction, time: Tensor, following: float) -> Tensor:
+    if prediction.actions is None:
+        raise ShapeError("the model predicted no actions; the sampler needs both halves.")
+    now = rearrange(time, "b -> b 1 1")
+    return actions - (now - following) * velocity(prediction.actions.float(), actions, now, prediction.objective)
+
+
+def _check_noise(known: Tensor, latents: Tensor, actions: Tensor, frames: int, action_steps: int) -> None:
+    batch, channels, _, height, width = known.shape
+    if latents.shape != (batch, channels, frames, height, width):
+        raise ShapeError(
+            f"`noise.video` is {tuple(latents.shape)}; observation and `frames` need "
+            f"{(batch, channels, frames, height, width)}."
+        )
+    if actions.shape[:2] != (batch, action_steps):
+        raise ShapeError(
+            f"`noise.actions` is {tuple(actions.shape)}; observation and `action_steps` need "
+            f"{(batch, action_steps)} in front."
+        )
+
+
+def _grid(num_steps: int) -> tuple[float, ...]:
+    if num_steps < 1:
+        raise ConfigurationError(f"`num_steps` is {num_steps}; it must be at least 1.")
+    return tuple((num_steps - step) / num_steps for step in range(num_steps + 1))
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Drawn where the generator lives, so that a CPU generator gives the same noise on every device."""
+    source = generator.device if generator is not None else device
+    return torch.randn(shape, generator=generator, device=source).to(device)
