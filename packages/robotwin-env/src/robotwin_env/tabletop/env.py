@@ -212,7 +212,7 @@ def _make_renderer(config: TabletopConfig) -> Renderer:
         return SapienRenderer()
     from ..render import Panda3DRenderer
 
-    return Panda3DRenderer()
+    return Panda3DRenderer(supersample=2)  # smooth edges show positions finer than a pixel
 
 
 def _start_spread(options: dict[str, Any] | None) -> float:
