@@ -46,7 +46,7 @@ class Appearance:
 
     def table(self) -> Color:
         """Draw the colour of the table: pale or dark, never saturated."""
-        return self._toward(_TABLE, _rgb(self.rng.uniform(), self.rng.uniform(0.05, 0.3), self.rng.uniform(0.4, 0.9)))
+        return self._toward(_TABLE, _rgb(self.rng.uniform(), self.rng.uniform(0.0, 0.2), self.rng.uniform(0.4, 0.9)))
 
     def distractor(self) -> Color:
         """Draw a muted colour for what does not matter."""

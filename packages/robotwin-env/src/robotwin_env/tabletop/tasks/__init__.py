@@ -2,8 +2,18 @@
 
 from .base import Instructions, Task
 from .click_bell import ClickBell
+from .lift_pot import LiftPot
+from .pick_dual_bottles import PickDualBottles
 from .place_a2b import PlaceA2BLeft, PlaceA2BRight
+from .stack_blocks_two import StackBlocksTwo
 
-TASKS: tuple[Task, ...] = (ClickBell(), PlaceA2BLeft(), PlaceA2BRight())
+TASKS: tuple[Task, ...] = (
+    ClickBell(),
+    PlaceA2BLeft(),
+    PlaceA2BRight(),
+    StackBlocksTwo(),
+    LiftPot(),
+    PickDualBottles(),
+)
 
 __all__ = ["TASKS", "Instructions", "Task"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float
 
 from ..appearance import Appearance
 from ..kinematics import Side
@@ -49,3 +51,13 @@ class Task(ABC):
 def side_of(x: float) -> Side:
     """Choose the arm whose half of the table x lies in."""
     return Side.LEFT if x < 0 else Side.RIGHT
+
+
+def heading(pose: Float[np.ndarray, " 7"]) -> float:
+    """Return how far an object that stands upright is turned about z (rad)."""
+    return 2 * math.atan2(pose[6], pose[3])
+
+
+def upright_share(pose: Float[np.ndarray, " 7"]) -> float:
+    """Return the cosine of an object's tilt: 1 upright, 0 lying."""
+    return float(1 - 2 * (pose[4] ** 2 + pose[5] ** 2))

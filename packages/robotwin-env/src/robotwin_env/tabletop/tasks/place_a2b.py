@@ -12,7 +12,7 @@ from ..kinematics import Side
 from ..motion import Action, Motion
 from ..objects import SceneObject, box, cylinder
 from ..world import World
-from .base import Instructions, Task, side_of
+from .base import Instructions, Task, heading, side_of
 from .pick_place import pick, place
 
 HALF = 0.025
@@ -61,8 +61,7 @@ class _PlaceBeside(Task):
         """Pick A up with the arm of its half and set it down beside B."""
         a, b = world.pose("a"), world.pose("b")
         side, height = side_of(a[0]), world.table_height + HALF
-        yaw = 2 * math.atan2(a[6], a[3])
-        yield from pick(motion, side, (a[0], a[1], height), yaw=yaw)
+        yield from pick(motion, side, (a[0], a[1], height), yaw=heading(a))
         yield from place(motion, side, (b[0] + self.direction * DISTANCE, b[1], height + 0.004))
 
 
