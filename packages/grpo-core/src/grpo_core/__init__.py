@@ -1,1 +1,107 @@
 """Group-relative policy optimisation for any policy, with exact mathematics."""
+
+from grpo_core.advantages import AdvantageFn, GroupAdvantages, batch_std, group_std, leave_one_out, mean_only
+from grpo_core.aggregation import Aggregation, constant_length, element_mean, trajectory_mean
+from grpo_core.batch import Batch, collate
+from grpo_core.config import DegenerateGroups, GRPOConfig
+from grpo_core.entropy import ConstantWeight, DecayStep, EntropySchedule, ExponentialDecay, LinearDecay
+from grpo_core.errors import (
+    ConfigError,
+    ExecutorError,
+    GRPOError,
+    LogProbMismatchError,
+    NonFiniteError,
+    RolloutError,
+    ShapeError,
+    StateError,
+    TrajectoryError,
+)
+from grpo_core.executors import Executor, InProcessExecutor, Rollout
+from grpo_core.groups import GroupSource, GroupSpec, Job, RoundRobin
+from grpo_core.kl import KLEstimator, k1, k2, k3
+from grpo_core.learner import Learner
+from grpo_core.metrics import UpdateMetrics
+from grpo_core.objective import Denominators, Record, Terms, denominators_of, grpo_loss
+from grpo_core.policy import Evaluated, Evaluation, Policy
+from grpo_core.ratios import RatioLevel, to_level, units_of
+from grpo_core.seeds import stable_seed
+from grpo_core.staleness import importance_weights
+from grpo_core.surrogates import (
+    LogRatioTransform,
+    Surrogate,
+    SurrogateLoss,
+    cispo,
+    clamp_log_ratio,
+    clipped,
+    pessimistic_log_ratio,
+    unclipped,
+)
+from grpo_core.trajectory import Decisions, Status, Trajectory
+
+__all__ = [
+    "AdvantageFn",
+    "Aggregation",
+    "Batch",
+    "ConfigError",
+    "ConstantWeight",
+    "DecayStep",
+    "Decisions",
+    "DegenerateGroups",
+    "Denominators",
+    "EntropySchedule",
+    "Evaluated",
+    "Evaluation",
+    "Executor",
+    "ExecutorError",
+    "ExponentialDecay",
+    "GRPOConfig",
+    "GRPOError",
+    "GroupAdvantages",
+    "GroupSource",
+    "GroupSpec",
+    "InProcessExecutor",
+    "Job",
+    "KLEstimator",
+    "Learner",
+    "LinearDecay",
+    "LogProbMismatchError",
+    "LogRatioTransform",
+    "NonFiniteError",
+    "Policy",
+    "RatioLevel",
+    "Record",
+    "Rollout",
+    "RolloutError",
+    "RoundRobin",
+    "ShapeError",
+    "StateError",
+    "Status",
+    "Surrogate",
+    "SurrogateLoss",
+    "Terms",
+    "Trajectory",
+    "TrajectoryError",
+    "UpdateMetrics",
+    "batch_std",
+    "cispo",
+    "clamp_log_ratio",
+    "clipped",
+    "collate",
+    "constant_length",
+    "denominators_of",
+    "element_mean",
+    "group_std",
+    "grpo_loss",
+    "importance_weights",
+    "k1",
+    "k2",
+    "k3",
+    "leave_one_out",
+    "mean_only",
+    "pessimistic_log_ratio",
+    "stable_seed",
+    "to_level",
+    "trajectory_mean",
+    "unclipped",
+    "units_of",
+]

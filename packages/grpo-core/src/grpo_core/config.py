@@ -1,0 +1,109 @@
+"""The learner's settings; what is not set is the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from grpo_core.advantages import AdvantageFn, group_std
+from grpo_core.aggregation import Aggregation, element_mean
+from grpo_core.entropy import DecayStep, EntropySchedule, ExponentialDecay
+from grpo_core.errors import ConfigError
+from grpo_core.kl import KLEstimator, k3
+from grpo_core.ratios import RatioLevel
+from grpo_core.surrogates import LogRatioTransform, Surrogate, clamp_log_ratio, clipped
+
+
+class DegenerateGroups(Enum):
+    """What becomes of groups whose valid rewards are all equal. Their advantages are 0 either way."""
+
+    DROP = "drop"
+    """Their decisions take no part: not in the denominators, not in the entropy bonus, not in a KL penalty. An update
+    whose groups are all degenerate makes no optimiser step."""
+
+    KEEP = "keep"
+    """Their decisions count in the denominators and take part in entropy bonus and KL penalty, which then are all that
+    moves an update whose groups are all degenerate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRPOConfig:
+    """How a batch of trajectories becomes optimiser steps.
+
+    Raises:
+        ConfigError: A field is outside its range.
+
+    References:
+        NoiseGate §4.4, eqs. (7) to (9), and appendix D.
+    """
+
+    advantage: AdvantageFn = group_std
+    """How rewards become advantages; bind options with `functools.partial`."""
+
+    degenerate: DegenerateGroups = DegenerateGroups.DROP
+    """What becomes of groups whose valid rewards are all equal."""
+
+    level: RatioLevel = RatioLevel.COMPONENT
+    """What one probability ratio covers."""
+
+    log_ratio: LogRatioTransform = clamp_log_ratio
+    """What happens to the log-ratios of components before they are taken to `level`."""
+
+    surrogate: Surrogate = clipped
+    """The loss of one ratio; bind options with `functools.partial`."""
+
+    aggregation: Aggregation = element_mean
+    """How the losses of single ratios become one."""
+
+    entropy_weight: EntropySchedule = field(default_factory=ExponentialDecay)
+    """Weight of the entropy bonus at step n. The bonus is the plain mean over decisions (or over components, if the
+    policy gives their entropies), whatever `aggregation` is."""
+
+    entropy_decay_step: DecayStep = DecayStep.OPTIMIZER_STEP
+    """What n counts."""
+
+    kl_weight: float = 0.0
+    """Weight of the KL penalty to `Decisions.reference_log_prob`, per component; at least 0."""
+
+    kl: KLEstimator = k3
+    """Estimator of that penalty."""
+
+    inner_epochs: int = 4
+    """Passes over the batch; at least 1."""
+
+    minibatches: int = 1
+    """Optimiser steps per pass, over parts drawn anew in every pass; at least 1."""
+
+    micro_rows: int | None = None
+    """Most decisions in one forward pass; None for all of an optimiser step. Changes memory, not results. Levels that
+    need whole trajectories exceed it by as much as one trajectory does."""
+
+    max_grad_norm: float | None = 1.0
+    """Norm to which gradients are clipped; positive, None for no clipping."""
+
+    target_kl: float | None = None
+    """No further pass once the mean k3 between the acting and the current policy exceeds this; None for never. Costs
+    one device-to-host copy per pass."""
+
+    log_prob_tolerance: float | None = 1e-3
+    """Largest difference between recorded and re-evaluated log-probabilities before the first optimiser step; None to
+    accept any, for data from older weights."""
+
+    seed: int = 42
+    """Seed of the minibatches."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("inner_epochs", self.inner_epochs), ("minibatches", self.minibatches)):
+            if value < 1:
+                raise ConfigError(f"`{name}` is {value}; it must be at least 1.")
+        if self.micro_rows is not None and self.micro_rows < 1:
+            raise ConfigError(f"`micro_rows` is {self.micro_rows}; it must be at least 1, or None.")
+        if not 0 <= self.kl_weight < float("inf"):
+            raise ConfigError(f"`kl_weight` is {self.kl_weight}; it must be finite and at least 0.")
+        for name, limit in (
+            ("max_grad_norm", self.max_grad_norm),
+            ("target_kl", self.target_kl),
+            ("log_prob_tolerance", self.log_prob_tolerance),
+        ):
+            if limit is not None and not limit > 0:
+                raise ConfigError(f"`{name}` is {limit}; it must be positive, or None.")

@@ -1,0 +1,37 @@
+"""Errors of this package; every one of them is a `GRPOError`."""
+
+
+class GRPOError(Exception):
+    """Base of every error that this package raises."""
+
+
+class ConfigError(GRPOError, ValueError):
+    """An option is outside its range."""
+
+
+class ShapeError(GRPOError, ValueError):
+    """Tensors do not fit each other."""
+
+
+class TrajectoryError(GRPOError, ValueError):
+    """A trajectory, or a set of them, contradicts itself."""
+
+
+class NonFiniteError(GRPOError, ValueError):
+    """A reward, log-probability, loss or gradient is not finite; nothing was trained."""
+
+
+class LogProbMismatchError(GRPOError, ValueError):
+    """The policy does not reproduce the recorded log-probabilities; nothing was trained."""
+
+
+class StateError(GRPOError, ValueError):
+    """A saved state does not belong to the object that should restore it."""
+
+
+class RolloutError(GRPOError, RuntimeError):
+    """Raised by a rollout whose episodes failed through no fault of the policy: they are excluded, never reward 0."""
+
+
+class ExecutorError(GRPOError, RuntimeError):
+    """An executor was misused, or a rollout broke its contract."""

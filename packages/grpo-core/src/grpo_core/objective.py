@@ -1,0 +1,194 @@
+"""The loss of one optimiser step, in parts that add up to it exactly."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Real
+from torch import Tensor
+
+from grpo_core.config import GRPOConfig
+from grpo_core.errors import ConfigError, ShapeError
+from grpo_core.kl import k3
+from grpo_core.policy import Evaluated
+from grpo_core.ratios import to_level, units_of
+
+
+class Record(NamedTuple):
+    """What the loss needs of recorded decisions, besides their re-evaluation."""
+
+    log_prob: Float[Tensor, "rows components"]
+    """Log-probabilities under the weights that acted."""
+
+    mask: Bool[Tensor, "rows components"]
+    """Components that count."""
+
+    trajectory: Int[Tensor, " rows"]
+    """Trajectory of each row."""
+
+    advantages: Float[Tensor, " trajectories"]
+    """Advantage of each trajectory."""
+
+    reference_log_prob: Float[Tensor, "rows components"] | None = None
+    """Log-probabilities under the reference of the KL penalty."""
+
+
+class Denominators(NamedTuple):
+    """What sums over the units, components and rows of an optimiser step are divided by."""
+
+    loss: Real[Tensor, "*units"] | Real[Tensor, ""]
+    """By what the loss of each unit is divided."""
+
+    penalty: Real[Tensor, "rows components"] | Real[Tensor, ""]
+    """By what the KL penalty of each component is divided."""
+
+    units: Int[Tensor, ""]
+    """Units that count."""
+
+    components: Int[Tensor, ""]
+    """Components that count."""
+
+    rows: Int[Tensor, ""]
+    """Decisions with a component that counts."""
+
+    def cut(self, *, units: slice, rows: slice) -> Denominators:
+        """Those of some units and their rows: counts stay those of the whole step."""
+        return self._replace(
+            loss=self.loss[units] if self.loss.ndim else self.loss,
+            penalty=self.penalty[rows] if self.penalty.ndim else self.penalty,
+        )
+
+
+class Terms(NamedTuple):
+    """The loss, and what to report about it; parts of a step add up, but for the extremes of the ratio."""
+
+    loss: Float[Tensor, ""]
+    """What to minimise: surrogate + kl_weight * penalty - entropy_weight * entropy."""
+
+    surrogate: Float[Tensor, ""]
+    entropy: Float[Tensor, ""]
+    penalty: Float[Tensor, ""]
+    k3: Float[Tensor, ""]
+    """Mean estimate of KL(acting policy || current policy) per component."""
+
+    clipped_low: Float[Tensor, ""]
+    clipped_high: Float[Tensor, ""]
+    capped: Float[Tensor, ""]
+    """Share of units at which the surrogate's bounds were in force."""
+
+    ratio_min: Float[Tensor, ""]
+    ratio_max: Float[Tensor, ""]
+    """Extremes of the ratio at its level."""
+
+
+def denominators_of(config: GRPOConfig, record: Record) -> Denominators:
+    """Counts what an optimiser step is made of; call it before splitting the step into micro-batches.
+
+    Args:
+        config: Level and aggregation.
+        record: All rows of the step.
+    """
+    count = len(record.advantages)
+    mask, trajectory = units_of(record.mask, record.trajectory, count, config.level)
+    components = record.trajectory.unsqueeze(1).expand_as(record.mask)
+    return Denominators(
+        loss=config.aggregation(mask, trajectory, count),
+        penalty=config.aggregation(record.mask, components, count),
+        units=mask.sum().clamp(min=1),
+        components=record.mask.sum().clamp(min=1),
+        rows=record.mask.any(dim=1).sum().clamp(min=1),
+    )
+
+
+def grpo_loss(
+    config: GRPOConfig, record: Record, evaluated: Evaluated, denominators: Denominators, *, entropy_weight: float
+) -> Terms:
+    """The loss of some rows of an optimiser step, divided by the denominators of all of them.
+
+    Args:
+        config: Level, transform, surrogate and penalty.
+        record: The rows.
+        evaluated: Their re-evaluation under the current weights.
+        denominators: Counts over all rows of the step, cut to these units where there is one per unit.
+        entropy_weight: Weight of the entropy bonus.
+
+    Raises:
+        ShapeError: The re-evaluation has another shape than the record.
+        ConfigError: A bonus or penalty is asked for without entropies or reference log-probabilities.
+
+    References:
+        NoiseGate §4.4, eqs. (8) and (9).
+    """
+    log_prob = _at_least_float32(evaluated.log_prob)
+    if log_prob.shape != record.log_prob.shape:
+        raise ShapeError(
+            f"`evaluate` returned log-probabilities of shape {tuple(log_prob.shape)} for recorded ones of shape "
+            f"{tuple(record.log_prob.shape)}; both need one row per decision and one column per component."
+        )
+    log_prob = torch.where(record.mask, log_prob, 0)
+    recorded = torch.where(record.mask, record.log_prob.to(log_prob.dtype), 0)
+    advantages = record.advantages.to(log_prob.dtype)
+    per_row = advantages[record.trajectory]
+    per_component = per_row.unsqueeze(1).expand_as(log_prob)
+
+    count = len(advantages)
+    ratios = to_level(
+        config.log_ratio(log_prob - recorded, per_component), record.mask, record.trajectory, count, config.level
+    )
+    units, _ = units_of(record.mask, record.trajectory, count, config.level)
+    shares = advantages if config.level.whole_trajectories else per_component if ratios.ndim == 2 else per_row
+    levelled = to_level(log_prob, record.mask, record.trajectory, count, config.level)
+    losses = config.surrogate(ratios, shares, levelled)
+
+    surrogate = (torch.where(units, losses.loss, 0) / denominators.loss).sum()
+    entropy = _mean_entropy(evaluated.entropy, record, denominators, needed=entropy_weight > 0)
+    penalty = _penalty(config, log_prob, record, denominators)
+    loss = surrogate
+    if entropy_weight > 0:
+        loss = loss - entropy_weight * entropy
+    if config.kl_weight > 0:
+        loss = loss + config.kl_weight * penalty
+    with torch.no_grad():
+        ratio = torch.where(units, ratios, 0).exp()
+        return Terms(
+            loss=loss,
+            surrogate=surrogate.detach(),
+            entropy=entropy.detach(),
+            penalty=penalty.detach(),
+            k3=k3(recorded, log_prob).sum() / denominators.components,
+            clipped_low=(losses.clipped_low & units).sum() / denominators.units,
+            clipped_high=(losses.clipped_high & units).sum() / denominators.units,
+            capped=(losses.capped & units).sum() / denominators.units,
+            ratio_min=torch.where(units, ratio, float("inf")).min(),
+            ratio_max=torch.where(units, ratio, 0).max(),
+        )
+
+
+def _mean_entropy(entropy: Tensor | None, record: Record, denominators: Denominators, *, needed: bool) -> Tensor:
+    if entropy is None:
+        if needed:
+            raise ConfigError("`evaluate` returned no entropy; return it, or set `entropy_weight` to a weight of 0.")
+        return record.advantages.new_zeros(())
+    entropy = _at_least_float32(entropy)
+    if entropy.shape == record.mask.shape:
+        return torch.where(record.mask, entropy, 0).sum() / denominators.components
+    if entropy.shape == record.mask.shape[:1]:
+        return torch.where(record.mask.any(dim=1), entropy, 0).sum() / denominators.rows
+    rows, components = record.mask.shape
+    raise ShapeError(
+        f"`evaluate` returned entropies of shape {tuple(entropy.shape)}; needed is ({rows},) or ({rows}, {components})."
+    )
+
+
+def _penalty(config: GRPOConfig, log_prob: Tensor, record: Record, denominators: Denominators) -> Tensor:
+    if config.kl_weight == 0:
+        return log_prob.new_zeros(())
+    if record.reference_log_prob is None:
+        raise ConfigError("`kl_weight` is positive, but the decisions carry no `reference_log_prob`; record it.")
+    reference = torch.where(record.mask, record.reference_log_prob.to(log_prob.dtype), 0)
+    return (torch.where(record.mask, config.kl(log_prob, reference), 0) / denominators.penalty).sum()
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

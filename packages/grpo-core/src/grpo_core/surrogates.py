@@ -1,0 +1,193 @@
+"""Losses of single ratios: log-ratios and advantages in, losses out, nothing reduced.
+
+A log-ratio is the log-probability now minus the recorded one, at whatever level the ratio is taken (`ratios`). Each
+surrogate also gets the log-probability at that level, which only `cispo` uses. Losses are to be minimised.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from grpo_core.errors import ConfigError
+
+
+class SurrogateLoss(NamedTuple):
+    """The loss of each unit, and where a clip was in force."""
+
+    loss: Float[Tensor, "*units"]
+    """Loss of each unit, to be minimised."""
+
+    clipped_low: Bool[Tensor, "*units"]
+    """Units without gradient because their ratio fell below the lower clip."""
+
+    clipped_high: Bool[Tensor, "*units"]
+    """Units whose ratio exceeded the upper clip and was stopped there."""
+
+    capped: Bool[Tensor, "*units"]
+    """Units stopped by a second bound (dual or two-sided)."""
+
+
+class Surrogate(Protocol):
+    """One of this module's functions with its options bound, or one of the user's own."""
+
+    def __call__(
+        self,
+        log_ratio: Float[Tensor, "*units"],
+        advantages: Float[Tensor, "*units"],
+        log_prob: Float[Tensor, "*units"],
+        /,
+    ) -> SurrogateLoss:
+        """Returns the loss of each unit."""
+
+
+class LogRatioTransform(Protocol):
+    """What happens to the log-ratio of each component before it is taken to its level."""
+
+    def __call__(
+        self, log_ratio: Float[Tensor, "rows components"], advantages: Float[Tensor, "rows components"], /
+    ) -> Float[Tensor, "rows components"]:
+        """Returns the changed log-ratios."""
+
+
+def clipped(
+    log_ratio: Float[Tensor, "*units"],
+    advantages: Float[Tensor, "*units"],
+    log_prob: Float[Tensor, "*units"],
+    *,
+    low: float = 0.2,
+    high: float | None = None,
+    dual: float | None = None,
+    two_sided: float | None = None,
+) -> SurrogateLoss:
+    """`-min(r A, clip(r, 1 - low, 1 + high) A)`, the pessimistic surrogate of PPO.
+
+    Args:
+        log_ratio: Log of the ratio r.
+        advantages: Advantage A of each ratio.
+        log_prob: Not used.
+        low: Distance of the lower clip from 1, in [0, 1].
+        high: Distance of the upper clip from 1; at least 0, None for `low` (symmetric).
+        dual: For A < 0 the loss is at most `dual * |A|`; above 1.
+        two_sided: Upper bound of the ratio in the unclipped term; above `1 + high`.
+
+    Raises:
+        ConfigError: A bound is outside its range.
+
+    References:
+        Schulman et al. 2017 (arXiv 1707.06347) eq. (7); NoiseGate eq. (9). `high` above `low`: DAPO (arXiv 2503.14476).
+        `dual`: Ye et al. 2020 (arXiv 1912.09729). `two_sided`: INTELLECT-2 (arXiv 2505.07291).
+    """
+    high = low if high is None else high
+    if not 0 <= low <= 1 or not high >= 0:
+        raise ConfigError(f"`low` is {low}, `high` is {high}; needed are 0 <= low <= 1 and high >= 0.")
+    if dual is not None and not dual > 1:
+        raise ConfigError(f"`dual` is {dual}; it must be above 1.")
+    if two_sided is not None and not two_sided > 1 + high:
+        raise ConfigError(f"`two_sided` is {two_sided}; it must be above 1 + high = {1 + high}.")
+    ratio = log_ratio.exp()
+    bounded = ratio if two_sided is None else ratio.clamp(max=two_sided)
+    loss = -torch.minimum(bounded * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+    negative = advantages < 0
+    capped = torch.zeros_like(negative) if two_sided is None else negative & (ratio > two_sided)
+    if dual is not None:
+        cap = -dual * advantages
+        capped = capped | (negative & (loss > cap))
+        loss = torch.where(negative, torch.minimum(loss, cap), loss)
+    return SurrogateLoss(loss, negative & (ratio < 1 - low), (advantages > 0) & (ratio > 1 + high), capped)
+
+
+def unclipped(
+    log_ratio: Float[Tensor, "*units"], advantages: Float[Tensor, "*units"], log_prob: Float[Tensor, "*units"]
+) -> SurrogateLoss:
+    """`-r A`.
+
+    Args:
+        log_ratio: Log of the ratio r.
+        advantages: Advantage A of each ratio.
+        log_prob: Not used.
+    """
+    nowhere = torch.zeros_like(advantages, dtype=torch.bool)
+    return SurrogateLoss(-log_ratio.exp() * advantages, nowhere, nowhere, nowhere)
+
+
+def cispo(
+    log_ratio: Float[Tensor, "*units"],
+    advantages: Float[Tensor, "*units"],
+    log_prob: Float[Tensor, "*units"],
+    *,
+    cap: float,
+    floor: float = 0.0,
+) -> SurrogateLoss:
+    """`-stop_gradient(clip(r, floor, cap)) A log_prob`: the weight is bounded, the gradient never cut off.
+
+    Args:
+        log_ratio: Log of the ratio r.
+        advantages: Advantage A of each ratio.
+        log_prob: Log-probability at the ratio's level; carries the gradient.
+        cap: Largest weight (the bound itself, not its distance from 1).
+        floor: Smallest weight.
+
+    Raises:
+        ConfigError: Not `0 <= floor < cap`.
+
+    References:
+        MiniMax-M1 (arXiv 2506.13585).
+    """
+    if not 0 <= floor < cap:
+        raise ConfigError(f"`floor` is {floor}, `cap` is {cap}; needed is 0 <= floor < cap.")
+    ratio = log_ratio.detach().exp()
+    loss = -ratio.clamp(floor, cap) * advantages * log_prob
+    return SurrogateLoss(loss, ratio < floor, ratio > cap, torch.zeros_like(ratio, dtype=torch.bool))
+
+
+def clamp_log_ratio(
+    log_ratio: Float[Tensor, "rows components"],
+    advantages: Float[Tensor, "rows components"],
+    *,
+    bound: float = 20.0,
+) -> Float[Tensor, "rows components"]:
+    """Bounds log-ratios so that their exponential cannot overflow; outside, the gradient is 0.
+
+    Args:
+        log_ratio: Log-ratios.
+        advantages: Not used.
+        bound: Largest magnitude; positive.
+
+    Raises:
+        ConfigError: `bound` is not positive.
+    """
+    if not bound > 0:
+        raise ConfigError(f"`bound` is {bound}; it must be positive.")
+    return log_ratio.clamp(-bound, bound)
+
+
+def pessimistic_log_ratio(
+    log_ratio: Float[Tensor, "rows components"],
+    advantages: Float[Tensor, "rows components"],
+    *,
+    low: float,
+    high: float,
+) -> Float[Tensor, "rows components"]:
+    """Bounds each log-ratio on the side on which it flatters the policy: above for A >= 0, below for A < 0.
+
+    With the level `TRAJECTORY_GEOMEAN` and the surrogate `unclipped` this is GMPO.
+
+    Args:
+        log_ratio: Log-ratios.
+        advantages: Advantage of each.
+        low: Largest magnitude below 0 for A < 0; positive.
+        high: Largest value for A >= 0; positive.
+
+    Raises:
+        ConfigError: A bound is not positive.
+
+    References:
+        Zhao et al. 2025, GMPO (arXiv 2507.20673).
+    """
+    if not (low > 0 and high > 0):
+        raise ConfigError(f"`low` is {low}, `high` is {high}; both must be positive.")
+    return torch.where(advantages < 0, log_ratio.clamp(min=-low), log_ratio.clamp(max=high))
