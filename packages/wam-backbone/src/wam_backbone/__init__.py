@@ -1,6 +1,7 @@
 """A joint video-action diffusion model with one noise level per latent frame."""
 
 from wam_backbone.blocks import ContextCache, MoTBlock
+from wam_backbone.codec import Codec, ConvCodec, WanCodec
 from wam_backbone.errors import ConfigurationError, ScheduleError, ShapeError, WamError, WeightsError
 from wam_backbone.flow import (
     LogitNormal,
@@ -20,15 +21,19 @@ from wam_backbone.layout import AttentionLayout
 from wam_backbone.model import WorldActionModel
 from wam_backbone.sampler import Chunk, Clock, DenoisingStep, Noise, Observation, Schedule, denoise
 from wam_backbone.schedules import Blind, ImagineFirst, MatrixSchedule, MonotoneSchedule, SharedSchedule
+from wam_backbone.text import HashTextEncoder, TextEncoder, UMT5TextEncoder
 
 __all__ = [
     "AttentionLayout",
     "Blind",
     "Chunk",
     "Clock",
+    "Codec",
     "ConfigurationError",
     "ContextCache",
+    "ConvCodec",
     "DenoisingStep",
+    "HashTextEncoder",
     "ImagineFirst",
     "LogitNormal",
     "MatrixSchedule",
@@ -47,8 +52,11 @@ __all__ = [
     "Stage1Batch",
     "Stage1Losses",
     "Stage1Recipe",
+    "TextEncoder",
     "TimeDistribution",
+    "UMT5TextEncoder",
     "WamError",
+    "WanCodec",
     "Weighting",
     "WeightsError",
     "WithEndpoints",

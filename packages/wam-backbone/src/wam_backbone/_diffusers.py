@@ -95,12 +95,19 @@ if TYPE_CHECKING:
 
         def __init__(self, *, dim: int, time_freq_dim: int, time_proj_dim: int, text_embed_dim: int) -> None: ...
 
+    class AutoencoderKLWan(DiffusersModel):
+        """Wan's video autoencoder."""
+
+        def encode(self, x: Tensor) -> Any: ...
+        def decode(self, z: Tensor, *, return_dict: bool) -> Any: ...
+
     def register_to_config(init: _Init) -> _Init:
         """Record the constructor's arguments in the model's config."""
 else:
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.loaders import PeftAdapterMixin
     from diffusers.models.attention import FeedForward
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from diffusers.models.modeling_utils import ModelMixin
     from diffusers.models.normalization import FP32LayerNorm
     from diffusers.models.transformers.transformer_wan import (
@@ -123,6 +130,7 @@ def linear(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 __all__ = [
+    "AutoencoderKLWan",
     "DiffusersAdapterModel",
     "DiffusersModel",
     "FP32LayerNorm",

@@ -1,0 +1,244 @@
+"""Between camera frames and latents, with Wan's temporal structure: one frame alone, then groups of four."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Protocol, Self
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wam_backbone._diffusers import AutoencoderKLWan, DiffusersModel, linear, register_to_config
+from wam_backbone.errors import ConfigurationError, ShapeError
+
+FRAMES_PER_LATENT = 4
+"""Camera frames behind one predicted latent; the observation latent holds a single frame."""
+
+
+class Codec(Protocol):
+    """Turns frames in [-1, 1] into normalised latents (mean 0, standard deviation 1 per channel) and back."""
+
+    def encode(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
+        """Latents of `1 + 4 F` frames: `1 + F` of them, the first from the first frame alone."""
+        ...
+
+    def encode_observation(self, frame: Float[Tensor, "batch 3 rows columns"]) -> Float[Tensor, "batch c 1 h w"]:
+        """Latent of one frame, as the first one of `encode`."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "batch c f h w"]) -> Float[Tensor, "batch 3 time rows columns"]:
+        """Frames of `1 + F` latents: `1 + 4 F` of them."""
+        ...
+
+
+class WanCodec(nn.Module):
+    """Wan's video autoencoder with its latent statistics; batched, and the mode instead of a sample.
+
+    Args:
+        autoencoder: diffusers' autoencoder, for instance of `Wan-AI/Wan2.2-TI2V-5B-Diffusers`.
+
+    References:
+        Wan, arXiv 2503.20314, §4.1.
+    """
+
+    def __init__(self, autoencoder: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.mean: Tensor
+        self.std: Tensor
+        mean, std = (torch.tensor(autoencoder.config[name]) for name in ("latents_mean", "latents_std"))
+        self.register_buffer("mean", rearrange(mean, "c -> 1 c 1 1 1"), persistent=False)
+        self.register_buffer("std", rearrange(std, "c -> 1 c 1 1 1"), persistent=False)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, *, subfolder: str | None = "vae", torch_dtype: torch.dtype | None = None
+    ) -> Self:
+        """Load a diffusers folder or hub repository."""
+        return cls(AutoencoderKLWan.from_pretrained(path, subfolder=subfolder, torch_dtype=torch_dtype))
+
+    @torch.no_grad()
+    def encode(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
+        """Normalised latents of `1 + 4 F` frames, fp32.
+
+        Raises:
+            ShapeError: The number of frames is not `1 + 4 F`.
+        """
+        _future_latents(frames)
+        raw: Tensor = self.autoencoder.encode(frames.to(self.autoencoder.dtype)).latent_dist.mode().float()
+        return (raw - self.mean) / self.std
+
+    def encode_observation(self, frame: Float[Tensor, "batch 3 rows columns"]) -> Float[Tensor, "batch c 1 h w"]:
+        """Normalised latent of one frame, fp32."""
+        return self.encode(rearrange(frame, "b c h w -> b c 1 h w"))
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "batch c f h w"]) -> Float[Tensor, "batch 3 time rows columns"]:
+        """Frames in [-1, 1], fp32."""
+        raw = latents.float() * self.std + self.mean
+        frames: Tensor = self.autoencoder.decode(raw.to(self.autoencoder.dtype), return_dict=False)[0]
+        return frames.float().clamp(-1, 1)
+
+
+class ConvCodec(DiffusersModel):
+    """A small convolutional autoencoder with Wan's temporal structure and 16x spatial compression.
+
+    Every frame goes through the same four strided convolutions; the features of the first frame, and of each group of
+    four later frames together, are projected to one latent. The decoder mirrors it. A group never sees another group,
+    so a latent depends on its own frames only.
+
+    Train `reconstruct`, then call `set_statistics` once; from then on `encode` gives normalised latents.
+
+    Args:
+        latent_channels: Channels of a latent.
+        base_width: Channels after the first convolution; they grow to six times as many.
+        image_size: Rows and columns of a frame; multiples of 16.
+
+    Raises:
+        ConfigurationError: A size does not fit.
+    """
+
+    compression = 16
+    """Pixels per latent position, along rows and columns."""
+
+    @register_to_config
+    def __init__(
+        self, *, latent_channels: int = 16, base_width: int = 16, image_size: tuple[int, int] = (96, 64)
+    ) -> None:
+        super().__init__()
+        if any(size < self.compression or size % self.compression for size in image_size):
+            raise ConfigurationError(f"`image_size` is {tuple(image_size)}; both must be multiples of 16.")
+        if base_width < 8 or base_width % 8:
+            raise ConfigurationError(f"`base_width` is {base_width}; it must be a multiple of 8.")
+        self.image_size = (image_size[0], image_size[1])
+        self.latent_channels = latent_channels
+        widths = [base_width, 2 * base_width, 4 * base_width, 6 * base_width]
+        features = widths[-1]
+        self.encoder = nn.Sequential(
+            *(_down(before, after) for before, after in zip([3, *widths[:-1]], widths, strict=True))
+        )
+        self.to_first = nn.Conv2d(features, latent_channels, 1)
+        self.to_group = nn.Conv2d(FRAMES_PER_LATENT * features, latent_channels, 1)
+        self.from_first = nn.Conv2d(latent_channels, features, 1)
+        self.from_group = nn.Conv2d(latent_channels, FRAMES_PER_LATENT * features, 1)
+        rising = widths[::-1]
+        self.decoder = nn.Sequential(
+            _refine(features),
+            *(_up(before, after) for before, after in pairwise(rising)),
+            nn.ConvTranspose2d(base_width, 3, 4, stride=2, padding=1),
+        )
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(latent_channels))
+        self.register_buffer("std", torch.ones(latent_channels))
+
+    def encode(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
+        """Normalised latents of `1 + 4 F` frames in [-1, 1].
+
+        Raises:
+            ShapeError: The number of frames is not `1 + 4 F`, or the frames have another size.
+        """
+        return (self.encode_raw(frames) - self._per_channel(self.mean)) / self._per_channel(self.std)
+
+    def encode_observation(self, frame: Float[Tensor, "batch 3 rows columns"]) -> Float[Tensor, "batch c 1 h w"]:
+        """Normalised latent of one frame, as the first one of `encode`."""
+        return self.encode(rearrange(frame, "b c h w -> b c 1 h w"))
+
+    def decode(self, latents: Float[Tensor, "batch c f h w"]) -> Float[Tensor, "batch 3 time rows columns"]:
+        """Frames of `1 + F` normalised latents; they may leave [-1, 1] a little."""
+        return self.decode_raw(latents * self._per_channel(self.std) + self._per_channel(self.mean))
+
+    def encode_raw(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
+        """Latents before normalisation, with gradients: for training."""
+        groups = _future_latents(frames)
+        if frames.shape[1] != 3 or tuple(frames.shape[-2:]) != self.image_size:
+            raise ShapeError(
+                f"`frames` are {tuple(frames.shape)}; this codec takes (batch, 3, time, *{self.image_size})."
+            )
+        batch = frames.shape[0]
+        features = linear(self.encoder, _channels_last(rearrange(frames, "b c t h w -> (b t) c h w")))
+        features = rearrange(features, "(b t) c h w -> b t c h w", b=batch)
+        first = linear(self.to_first, features[:, 0])
+        if not groups:
+            return rearrange(first, "b c h w -> b c 1 h w")
+        grouped = rearrange(features[:, 1:], "b (f four) c h w -> (b f) (four c) h w", four=FRAMES_PER_LATENT)
+        future = rearrange(linear(self.to_group, grouped), "(b f) c h w -> b c f h w", b=batch)
+        return torch.cat((rearrange(first, "b c h w -> b c 1 h w"), future), dim=2)
+
+    def decode_raw(self, latents: Float[Tensor, "batch c f h w"]) -> Float[Tensor, "batch 3 time rows columns"]:
+        """Frames of latents before normalisation, with gradients: for training."""
+        if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
+            raise ShapeError(
+                f"`latents` are {tuple(latents.shape)}; they must be (batch, {self.latent_channels}, 1 + F, h, w)."
+            )
+        batch = latents.shape[0]
+        features = rearrange(linear(self.from_first, latents[:, :, 0]), "b c h w -> b 1 c h w")
+        if latents.shape[2] > 1:
+            grouped = linear(self.from_group, rearrange(latents[:, :, 1:], "b c f h w -> (b f) c h w"))
+            future = rearrange(grouped, "(b f) (four c) h w -> b (f four) c h w", b=batch, four=FRAMES_PER_LATENT)
+            features = torch.cat((features, future), dim=1)
+        frames = linear(self.decoder, _channels_last(rearrange(features, "b t c h w -> (b t) c h w")))
+        return rearrange(frames, "(b t) c h w -> b c t h w", b=batch)
+
+    def reconstruct(
+        self, frames: Float[Tensor, "batch 3 time rows columns"], *, latent_noise: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Raw latents and the frames decoded from them, for training.
+
+        Args:
+            frames: In [-1, 1].
+            latent_noise: Standard deviation of noise added to the latents, in units of each channel's own deviation in
+                this batch: the decoder learns to read latents that a diffusion model imagined.
+        """
+        latents = self.encode_raw(frames)
+        if not latent_noise:
+            return latents, self.decode_raw(latents)
+        spread = latents.detach().std(dim=(0, 2, 3, 4), keepdim=True)
+        return latents, self.decode_raw(latents + latent_noise * spread * torch.randn_like(latents))
+
+    @torch.no_grad()
+    def set_statistics(self, latents: Float[Tensor, "batch c f h w"]) -> None:
+        """Take mean and standard deviation per channel from raw latents of the training data.
+
+        Raises:
+            ShapeError: A channel does not vary.
+        """
+        std = latents.std(dim=(0, 2, 3, 4))
+        if not bool((std > 0).all()):
+            raise ShapeError("a latent channel does not vary over these frames; pass raw latents of many frames.")
+        self.mean.copy_(latents.mean(dim=(0, 2, 3, 4)))
+        self.std.copy_(std)
+
+    def _per_channel(self, values: Tensor) -> Tensor:
+        return rearrange(values, "c -> 1 c 1 1 1")
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The memory layout in which small convolutions run twice as fast on a CPU."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _norm(channels: int) -> list[nn.Module]:
+    return [nn.GroupNorm(8, channels), nn.SiLU()]
+
+
+def _down(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), *_norm(after))
+
+
+def _refine(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), *_norm(channels))
+
+
+def _up(before: int, after: int) -> nn.Sequential:
+    # A kernel that the stride divides leaves no checkerboard.
+    return nn.Sequential(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), *_norm(after))
+
+
+def _future_latents(frames: Tensor) -> int:
+    """F of `1 + 4 F` frames."""
+    if frames.ndim != 5 or (frames.shape[2] - 1) % FRAMES_PER_LATENT:
+        raise ShapeError(f"`frames` are {tuple(frames.shape)}; they must be (batch, 3, 1 + 4 F, rows, columns).")
+    return (frames.shape[2] - 1) // FRAMES_PER_LATENT
