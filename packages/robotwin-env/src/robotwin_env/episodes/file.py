@@ -1,0 +1,227 @@
+"""Episode files: reading either layout, writing the current one."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from robotwin_env.episodes import current_layout, raw_layout
+from robotwin_env.episodes._hdf5 import Source
+from robotwin_env.episodes.contents import Contents, Frames
+from robotwin_env.episodes.episode import Episode
+from robotwin_env.episodes.jpeg import decode_frame
+from robotwin_env.errors import EpisodeError, EpisodeFormatError
+
+MEAN_TOLERANCE = 8.0
+"""Of 255: encoding moves a picture's mean colour by less."""
+
+
+class EpisodeFile:
+    """A file of RoboTwin's current or older layout, told apart by its content; pictures are decoded on demand.
+
+    Opening checks everything but the pictures. Use it in a `with` statement; not from several processes at once.
+
+    Args:
+        path: An HDF5 file.
+
+    Raises:
+        EpisodeFormatError: the file is cut off, foreign, or its parts do not fit together.
+        FileNotFoundError: there is no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._source = Source(Path(path))
+        try:
+            self._contents = self._read_contents()
+            self._header = self._episode({})
+            for camera, frames in self._contents.frames.items():
+                self._check_frames(camera, frames)
+        except EpisodeFormatError:
+            self.close()
+            raise
+        except EpisodeError as error:
+            self.close()
+            raise self._source.fail(str(error)) from error
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self._source.path
+
+    @property
+    def header(self) -> Episode:
+        """The episode without its pictures."""
+        return self._header
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras that recorded."""
+        return tuple(self._contents.frames)
+
+    @property
+    def frame_steps(self) -> NDArray[np.int32]:
+        """`(frames,)`: the step each frame belongs to, as in `Episode.frame_steps`."""
+        return self._contents.frame_steps
+
+    def frames(self, camera: str, indices: Sequence[int] | None = None) -> NDArray[np.uint8]:
+        """Decode frames of one camera.
+
+        Args:
+            camera: One of `cameras`.
+            indices: Positions in `frame_steps`, in any order; all frames where `None`.
+
+        Returns:
+            `(len(indices), height, width, 3)` RGB.
+
+        Raises:
+            EpisodeError: there is no such camera or frame.
+            EpisodeFormatError: a frame does not decode to the size of the others.
+        """
+        if camera not in self._contents.frames:
+            raise EpisodeError(f"{self.path}: no camera `{camera}`; it has {list(self.cameras)}.")
+        count = len(self.frame_steps)
+        chosen = range(count) if indices is None else indices
+        outside = [index for index in chosen if not 0 <= index < count]
+        if outside:
+            raise EpisodeError(f"{self.path}: no frames {outside}; camera `{camera}` has frames 0 to {count - 1}.")
+        frames = self._contents.frames[camera]
+        size = frames.size
+        pictures = []
+        for index in chosen:
+            picture = self._decode(camera, frames, index, size)
+            size = (picture.shape[0], picture.shape[1])
+            pictures.append(picture)
+        return np.stack(pictures) if pictures else np.zeros((0, *(size or (0, 0)), 3), dtype=np.uint8)
+
+    def read(self, cameras: Sequence[str] | None = None) -> Episode:
+        """The episode with the pictures of some cameras, or of all where `None`."""
+        chosen = self.cameras if cameras is None else cameras
+        return self._episode({camera: self.frames(camera) for camera in chosen})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_contents(self) -> Contents:
+        if self._source.has("data_format_version"):
+            return current_layout.read(self._source)
+        if self._source.has("joint_action"):
+            return raw_layout.read(self._source)
+        raise self._source.fail(
+            f"not an episode of RoboTwin: it holds {self._source.members('')[:8]}; "
+            "expected `data_format_version` (current layout) or `joint_action` (older layout)."
+        )
+
+    def _episode(self, images: Mapping[str, NDArray[np.uint8]]) -> Episode:
+        contents = self._contents
+        return Episode(
+            states=contents.states,
+            actions=contents.actions,
+            instructions=contents.instructions,
+            frequency=contents.frequency,
+            images=images,
+            frame_steps=contents.frame_steps,
+            ee_poses=contents.ee_poses,
+            task=contents.task,
+            seed=contents.seed,
+            success=contents.success,
+            extra=contents.extra,
+        )
+
+    def _check_frames(self, camera: str, frames: Frames) -> None:
+        if len(frames.dataset) != len(self.frame_steps):
+            raise self._source.fail(
+                f"camera `{camera}` has {len(frames.dataset)} frames; {len(self.frame_steps)} are needed."
+            )
+        if frames.first_mean is None or not len(frames.dataset):
+            return
+        if frames.first_mean.shape != (3,):
+            raise self._source.fail(f"camera `{camera}`: `first_frame_mean_rgb` must have three numbers.")
+        mean = self._decode(camera, frames, 0, frames.size).mean(axis=(0, 1))
+        if np.abs(mean - frames.first_mean).max() <= MEAN_TOLERANCE:
+            return
+        if np.abs(mean[::-1] - frames.first_mean).max() <= MEAN_TOLERANCE:
+            raise self._source.fail(
+                f"camera `{camera}` has red and blue exchanged against RoboTwin's order (mean {mean.round()} where "
+                f"{frames.first_mean.round()} was written); encode RGB arrays as `cv2.imencode` does, without a swap."
+            )
+        raise self._source.fail(
+            f"the first frame of camera `{camera}` has mean colour {mean.round()}; "
+            f"{frames.first_mean.round()} was written."
+        )
+
+    def _decode(self, camera: str, frames: Frames, index: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+        try:
+            return decode_frame(self._source.row(frames.dataset, index), size)
+        except EpisodeFormatError:
+            raise
+        except EpisodeError as error:
+            raise self._source.fail(f"camera `{camera}`, frame {index}: {error}") from error
+
+
+def read_episode(path: str | os.PathLike[str], *, cameras: Sequence[str] | None = None) -> Episode:
+    """Read a file of RoboTwin's current or older layout.
+
+    Args:
+        path: An HDF5 file.
+        cameras: Whose pictures to decode; all where `None`.
+
+    Raises:
+        EpisodeFormatError: as `EpisodeFile` and `EpisodeFile.frames`.
+    """
+    with EpisodeFile(path) as file:
+        return file.read(cameras)
+
+
+def write_episode(path: str | os.PathLike[str], episode: Episode) -> None:
+    """Write a file of RoboTwin's current layout; the file appears whole or not at all, replacing an older one.
+
+    Raises:
+        EpisodeError: the episode has no frequency, which the layout requires.
+    """
+    if episode.frequency is None:
+        raise EpisodeError("`frequency` is None; RoboTwin's layout records it, so set it (RoboTwin's own files: 15).")
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.draft")
+    try:
+        with h5py.File(draft, "x") as file:
+            current_layout.write(file, episode, episode.frequency)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def episode_path(folder: str | os.PathLike[str], index: int) -> Path:
+    """RoboTwin's name for an episode of the current layout."""
+    return Path(folder) / f"episode_{index:07d}.hdf5"
+
+
+def episode_files(root: str | os.PathLike[str]) -> list[Path]:
+    """Every `episode*.hdf5` below a folder, by folder and then by number.
+
+    Raises:
+        EpisodeError: there are none.
+    """
+    found = [path for path in Path(root).rglob("episode*.hdf5") if re.fullmatch(r"episode_?\d+", path.stem)]
+    if not found:
+        raise EpisodeError(f"no episodes below {root}; expected files such as `episode_0000000.hdf5`.")
+    return sorted(found, key=lambda path: (path.parent, int(path.stem.removeprefix("episode").removeprefix("_"))))
