@@ -51,6 +51,14 @@ def test_latents_in_another_order_are_told_apart(trained):
     assert (there - swapped).abs().min() > 1e-4
 
 
+def test_latents_of_equal_content_and_time_are_told_apart_by_their_place_as_well_as_by_their_scene(trained):
+    latents, observation, times = state(64, 1, (6, 4))
+    with torch.no_grad():
+        means = trained(latents.expand(-1, -1, 2, -1, -1), observation, times.expand(-1, 2)).mean
+    between_places = (means[:, 0] - means[:, 1]).abs().mean()
+    assert between_places > means.std()  # positions drawn at the customary 0.02 give a third of it
+
+
 def test_a_row_does_not_depend_on_its_batch(trained):
     whole = state(9, 2, (6, 4))
     order = torch.randperm(9, generator=torch.Generator().manual_seed(5))

@@ -55,7 +55,8 @@ class GatingPolicyNetwork(nn.Module):
         width = config.width
         self.latent_encoder = LatentEncoder(config)
         self.fusion = ObservationFusion(config)
-        self.frame_position = nn.Parameter(0.02 * torch.randn(config.frames, width))
+        # As large as the tokens: a policy that can hardly tell its latents apart speeds them all up or down together.
+        self.frame_position = nn.Parameter(torch.randn(config.frames, width))
         self.encoder = nn.Sequential(*(EncoderLayer(config) for _ in range(config.layers)))
         self.time_embedding = TimeEmbedding(config)
         self.merge = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, width))
