@@ -23,7 +23,7 @@ class Step:
     latents: Tensor
     times: Tensor
     observation: Tensor
-    nominal: float
+    decrement: float
     action_time: float
 
 

@@ -36,8 +36,8 @@ class DenoisingStep(Protocol):
         """Clean latent of the current observation."""
 
     @property
-    def nominal(self) -> float:
-        """Decrement D_s that the shared schedule would take."""
+    def decrement(self) -> float:
+        """Nominal decrement D_s, that of the shared schedule."""
 
 
 def schedule_noise(
@@ -114,7 +114,7 @@ class LearnedSchedule:
             # Copies: a sampler is free to step its latents in place.
             state = (latents.clone(), observation.clone(), step.times.clone())
             self._records.append(_Record(step.index, *state, u, policy.log_prob(u)))
-        return (step.times - policy.squash(u) * step.nominal).clamp(0.0, 1.0)
+        return (step.times - policy.squash(u) * step.decrement).clamp(0.0, 1.0)
 
     def decisions(self) -> ScheduleDecisions:
         """Everything recorded since construction or the last `clear`, ordered by row, then by time.
