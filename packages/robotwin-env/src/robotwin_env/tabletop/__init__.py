@@ -4,6 +4,7 @@ from .config import TabletopConfig
 from .env import ChunkOutcome, Info, Observation, TabletopEnv
 from .kinematics import Side
 from .motion import Action
+from .registration import register_envs
 from .scene import CLEAN, RANDOM, Randomization
 from .tasks import TASKS, Instructions, Task
 
@@ -21,4 +22,5 @@ __all__ = [
     "TabletopConfig",
     "TabletopEnv",
     "Task",
+    "register_envs",
 ]

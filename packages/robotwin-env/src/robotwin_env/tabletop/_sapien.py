@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import sapien
 from jaxtyping import Float
-from sapien import physx
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Failed to find system libvulkan")  # physics needs none
+    import sapien
+    from sapien import physx
 
 from ..visual import Quaternion, Shape, Vector3
 from .kinematics import ARM_JOINTS, Side

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from robotwin_env import TASKS, TabletopConfig, TabletopEnv
+from robotwin_env.tabletop import Task
+from robotwin_env.tabletop.check_experts import check_expert, wilson
+from robotwin_env.tabletop.kinematics import Side
+
+pytestmark = pytest.mark.sim
+
+each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+BLIND = TabletopConfig(cameras=())
+BlindEnv = Callable[[str], TabletopEnv]
+
+
+@each_task
+@pytest.mark.parametrize("noise", [0.0, 0.025], ids=["exact", "noisy"])
+def test_the_expert_solves_random_scenes_in_half_the_step_limit(task: Task, noise: float) -> None:
+    record = check_expert(replace(BLIND, task=task.name), range(12), noise=noise, start_spread=noise)
+    assert record.failed_seeds == ()
+    assert record.longest <= 0.6 * task.max_steps
+
+
+@pytest.mark.slow
+@each_task
+@pytest.mark.parametrize("noise", [0.0, 0.025], ids=["exact", "noisy"])
+def test_the_expert_solves_95_of_100_random_scenes(task: Task, noise: float) -> None:
+    record = check_expert(replace(BLIND, task=task.name), range(1000, 1200), noise=noise, start_spread=noise)
+    assert record.successes >= 0.95 * record.scenes, record.failed_seeds
+
+
+@each_task
+def test_doing_nothing_never_succeeds(task: Task, blind_env: BlindEnv) -> None:
+    env = blind_env(task.name)
+    for seed in range(5):
+        env.reset(seed=seed)
+        chunk = env.step_chunk(np.stack([env.episode.command] * task.max_steps))
+        assert chunk.truncated
+        assert not chunk.info["success"]
+
+
+@each_task
+def test_objects_rest_where_they_were_put_until_somebody_touches_them(task: Task, blind_env: BlindEnv) -> None:
+    env = blind_env(task.name)
+    for seed in range(5):
+        env.reset(seed=seed)
+        before = env.object_poses()
+        env.step_chunk(np.stack([env.episode.command] * 25))
+        for name, pose in env.object_poses().items():
+            np.testing.assert_allclose(pose, before[name], atol=5e-4, err_msg=name)
+
+
+@each_task
+def test_expert_actions_can_be_played(task: Task, blind_env: BlindEnv) -> None:
+    env = blind_env(task.name)
+    env.reset(seed=0)
+    for action in env.expert(noise=0.03):
+        assert env.action_space.contains(action.astype(np.float32))
+
+
+def test_noise_changes_the_path_but_not_the_grasp(blind_env: BlindEnv) -> None:
+    env = blind_env("place_a2b_left")
+    env.reset(seed=0)
+    exact = next(iter(env.expert()))
+    drawn = [next(iter(env.expert(noise=0.03, noise_seed=seed))) for seed in range(3)]
+    assert len({action.tobytes() for action in (exact, *drawn)}) == 4
+    np.testing.assert_array_equal(drawn[0], next(iter(env.expert(noise=0.03, noise_seed=0))))
+
+
+def test_a_lifted_object_hangs_by_friction_alone(blind_env: BlindEnv) -> None:
+    """In the air it stays while the grippers are closed and falls as soon as they open."""
+    env = blind_env("pick_dual_bottles")
+    env.max_steps = 200
+    env.reset(seed=1)
+    actions = list(env.expert())
+    env.reset(seed=1)
+    closed = actions[-1].copy()
+    for action in actions:
+        env.episode.act(action)
+    height = env.object_poses()["left_bottle"][2]
+    assert height > env.episode.table_height + 0.08
+    for _ in range(50):
+        env.episode.act(closed)
+    assert env.object_poses()["left_bottle"][2] == pytest.approx(height, abs=0.005)
+    opened = closed.copy()
+    opened[[side.gripper for side in Side]] = 1.0
+    for _ in range(25):
+        env.episode.act(opened)
+    assert env.object_poses()["left_bottle"][2] < env.episode.table_height + 0.03
+
+
+def test_hands_without_a_bottle_between_them_lift_none(blind_env: BlindEnv) -> None:
+    env = blind_env("pick_dual_bottles")
+    env.reset(seed=1)
+    opened = [action.copy() for action in env.expert()]
+    for action in opened:
+        action[[side.gripper for side in Side]] = 1.0
+    assert not env.step_chunk(np.stack(opened)).info["success"]
+
+
+def test_pushing_the_arm_into_the_table_is_harmless(blind_env: BlindEnv) -> None:
+    from robotwin_env.tabletop.kinematics import ToolPose, inverse
+
+    env = blind_env("click_bell")
+    env.reset(seed=0)
+    action = env.episode.command
+    for side in Side:
+        action[side.joints] = inverse(side, ToolPose((side.outward * 0.3, -0.1, env.episode.table_height - 0.03)))
+    before = env.object_poses()["bell"]
+    env.step_chunk(np.stack([action] * 50))
+    measured = env.episode.measured()
+    assert np.isfinite(measured).all()
+    assert np.abs(measured - action).max() < 0.5
+    np.testing.assert_allclose(env.object_poses()["bell"], before, atol=1e-4)
+
+
+def test_the_score_interval_agrees_with_published_values() -> None:
+    """Brown, Cai and DasGupta (2001): 0 of 10 gives [0, 0.278]; Newcombe (1998): 81 of 263 gives [0.2553, 0.3662]."""
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
