@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
+
 from robotwin_env import TASKS, TabletopConfig, TabletopEnv, UnreachableError
 from robotwin_env.tabletop.kinematics import Side, ToolPose, inverse, tool_pose
 from robotwin_env.visual import Vector3
