@@ -1,0 +1,298 @@
+"""Numbers recorded from other libraries; `golden/README.md` says where each comes from and which do not apply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from grpo_core import (
+    AdvantageFn,
+    ConstantWeight,
+    Decisions,
+    GroupSpec,
+    GRPOConfig,
+    Job,
+    Learner,
+    RatioLevel,
+    Trajectory,
+    batch_std,
+    cispo,
+    clamp_log_ratio,
+    clipped,
+    collate,
+    constant_length,
+    element_mean,
+    group_std,
+    importance_weights,
+    k1,
+    k2,
+    k3,
+    leave_one_out,
+    mean_only,
+    pessimistic_log_ratio,
+    to_level,
+    trajectory_mean,
+    unclipped,
+)
+
+ADVANTAGES: dict[str, AdvantageFn] = {
+    "adv_verl_group_std_binary_3of8": partial(group_std, eps=1e-6),
+    "adv_trl_group_std_binary_3of8": partial(group_std, eps=1e-4),
+    "adv_trl_dr_grpo_mean_only": mean_only,
+    "adv_trl_rloo": leave_one_out,
+    "adv_trl_zero_std_ones": partial(group_std, eps=1e-4),
+    "adv_trl_zero_std_zeros": partial(group_std, eps=1e-4),
+    "adv_rlinf_grpo_mask": partial(group_std, eps=1e-6),
+    "adv_flow_grpo_global_std": partial(batch_std, ddof=0, eps=1e-4),
+    "adv_torchrl_mcadvantage": partial(group_std, eps=0.0),
+    "adv_verlmain_grpo": group_std,
+    "adv_verlmain_dr_grpo": mean_only,
+    "adv_verlmain_grpo_vectorized": group_std,
+}
+
+HIGHER = partial(clipped, low=0.2, high=0.28)
+SEQUENCE = partial(clipped, low=0.03, high=0.04)
+DUAL = partial(clipped, low=0.2, high=0.28, dual=3.0)
+GEOMEAN = RatioLevel.TRAJECTORY_GEOMEAN
+LOSSES: dict[str, GRPOConfig] = {
+    name: GRPOConfig(**{"entropy_weight": ConstantWeight(0.0)} | options)
+    for name, options in {
+        "loss_trl_grpo_seqmean": {"aggregation": trajectory_mean},
+        "loss_trl_bnpo_tokenmean": {"aggregation": element_mean},
+        "loss_trl_dapo_clip_higher": {"surrogate": HIGHER},
+        "loss_trl_gspo_sequence": {"surrogate": SEQUENCE, "level": GEOMEAN},
+        "loss_trl_two_sided_delta": {"surrogate": partial(clipped, two_sided=1.5), "aggregation": trajectory_mean},
+        "loss_trl_cispo": {"surrogate": partial(cispo, cap=2.0)},
+        "loss_trl_gspo_token": {"surrogate": partial(clipped, low=0.9, high=2.0), "level": GEOMEAN},
+        "loss_trl_entropy_bonus": {"aggregation": trajectory_mean, "entropy_weight": ConstantWeight(0.01)},
+        "loss_verl_policy_loss_sym": {},
+        "loss_verl_policy_loss_clip_higher": {"surrogate": HIGHER},
+        "loss_rlinf_masked_mean_ratio": {"surrogate": HIGHER, "aggregation": trajectory_mean},
+        "loss_rlinf_log_ratio_clamp": {"surrogate": HIGHER, "log_ratio": partial(clamp_log_ratio, bound=0.5)},
+        "loss_torchrl_grpo": {"surrogate": HIGHER},
+        "kl_trl_k3_in_loss": {"aggregation": trajectory_mean, "kl_weight": 0.04},
+        "loss_verlmain_vanilla_token-mean": {"surrogate": DUAL},
+        "loss_verlmain_vanilla_seq-mean-token-mean": {"surrogate": DUAL, "aggregation": trajectory_mean},
+        # It divides by the padded length alone, here 4, which is the number of trajectories times a constant of 1.
+        "loss_verlmain_vanilla_seq-mean-token-sum-norm": {
+            "surrogate": DUAL,
+            "aggregation": partial(constant_length, length=1.0),
+        },
+        "loss_verlmain_gspo": {"surrogate": SEQUENCE, "level": GEOMEAN},
+        "loss_verlmain_geo_mean": {
+            "surrogate": unclipped,
+            "level": GEOMEAN,
+            "log_ratio": partial(pessimistic_log_ratio, low=0.4, high=0.4),
+        },
+    }.items()
+}
+
+STALENESS: dict[str, dict[str, Any]] = {
+    "staleness_trl_token_truncate": {},
+    "staleness_trl_token_mask": {"drop": True},
+    "staleness_trl_sequence_mask": {"drop": True, "level": RatioLevel.TRAJECTORY_SUM},
+}
+
+ALONE = {
+    "adv_torchrl_dynamic_sampling_drop",
+    "adv_binary_closed_form_G8",
+    "loss_verl_scalar_table",
+    "loss_grad_accum_invariance",
+    "kl_verl_k1_k2",
+    "kl_verlmain_low_var_kl",
+    "squashed_gaussian_ratio_component",
+}
+
+DO_NOT_APPLY = {
+    "adv_trl_rloo_normalized",
+    "adv_trl_gdpo_normalize_then_sum",
+    "adv_verl_singleton_group",
+    "loss_trl_sapo",
+    "loss_trl_luspo",
+    "loss_trl_vespo",
+    "loss_trl_top_entropy_quantile",
+    "loss_trl_offpolicy_sequence_mask",
+    "flow_grpo_sde_step_logp",
+    "squashed_gaussian_logp",
+}
+
+
+def test_every_vector_is_tested_or_explained(golden):
+    tested = set(ADVANTAGES) | set(LOSSES) | set(STALENESS) | ALONE
+    assert not tested & DO_NOT_APPLY
+    assert tested | DO_NOT_APPLY == set(golden)
+    assert len(tested) == 41
+    explanation = (Path(__file__).parent / "golden" / "README.md").read_text()
+    assert [name for name in sorted(DO_NOT_APPLY) if f"`{name}`" not in explanation] == []
+
+
+def score(advantage: AdvantageFn, rewards: list[float], size: int) -> tuple[Tensor, Tensor]:
+    values = torch.tensor(rewards, dtype=torch.float64)
+    return advantage(values, torch.arange(len(values)) // size, torch.ones(len(values), dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_advantages_are_those_of_other_libraries(golden, name):
+    case = golden[name]
+    found, degenerate = score(ADVANTAGES[name], case["inputs"]["rewards"], case["params"]["group_size"])
+    expected = torch.tensor(case["expected"]["advantages"], dtype=torch.float64)
+    if expected.ndim == 2:  # One row per time step, masked where an episode is over: the first has all of them.
+        expected = expected[0]
+    torch.testing.assert_close(found, expected, atol=case["tol"], rtol=0)
+    if "is_std_zero" in case["expected"]:
+        assert degenerate.repeat_interleave(8).tolist() == case["expected"]["is_std_zero"]
+
+
+def test_a_group_without_two_different_rewards_is_degenerate_as_dynamic_sampling_has_it(golden):
+    case = golden["adv_torchrl_dynamic_sampling_drop"]
+    rewards = case["inputs"]["rewards"]
+    _, degenerate = score(group_std, rewards, len(rewards))
+    assert [int((~degenerate).sum())] == case["expected"]["kept"]
+
+
+def test_binary_rewards_give_the_closed_form(golden):
+    case = golden["adv_binary_closed_form_G8"]
+    for successes, win, lose in zip(
+        case["inputs"]["successes"], case["expected"]["adv_success"], case["expected"]["adv_failure"], strict=True
+    ):
+        found, _ = score(partial(group_std, eps=0.0), [1.0] * successes + [0.0] * (8 - successes), 8)
+        torch.testing.assert_close(found[0].item(), win, atol=case["tol"], rtol=0)
+        torch.testing.assert_close(found[-1].item(), lose, atol=case["tol"], rtol=0)
+
+
+class OneStep:
+    """One plain gradient step of the learner over a recorded case, each sequence a trajectory of one-number actions."""
+
+    def __init__(self, case: dict[str, Any], config: GRPOConfig, table_policy: Any, padded: bool) -> None:
+        inputs = {key: torch.tensor(value, dtype=torch.float64) for key, value in case["inputs"].items()}
+        mask = inputs["mask"].bool()
+        rows = torch.arange(mask.numel()).view_as(mask)
+        flat = inputs["logp"].view(-1, 1)
+        entropy = inputs["entropy"].view(-1, 1) if "entropy" in inputs else None
+        self.policy = table_policy(flat, entropy)
+        trajectories = []
+        for member, advantage in enumerate(inputs["advantages"].tolist()):
+            kept = slice(None) if padded else mask[member]
+            decisions = Decisions(
+                states=rows[member][kept],
+                actions=rows[member][kept],
+                log_prob=inputs["old_logp"][member][kept].unsqueeze(1),
+                mask=mask[member].unsqueeze(1) if padded else None,
+                reference_log_prob=inputs["ref_logp"][member][kept].unsqueeze(1) if "ref_logp" in inputs else None,
+            )
+            job = Job(spec=GroupSpec(group=0, task="case", seed=0, size=len(mask)), member=member)
+            trajectories.append(Trajectory(job=job, decisions=decisions, reward=advantage))
+        optimizer = torch.optim.SGD(self.policy.parameters(), lr=1.0)
+        self.metrics = Learner(self.policy, optimizer, config).update(collate(trajectories))
+        self.gradient = (flat - self.policy.log_prob.detach()).view_as(mask)
+
+
+@pytest.fixture
+def one_step(table_policy, advantages_as_given) -> Callable[..., OneStep]:
+    def run(
+        case: dict[str, Any], config: GRPOConfig, *, padded: bool = False, micro_rows: int | None = None
+    ) -> OneStep:
+        options = {field: getattr(config, field) for field in GRPOConfig.__dataclass_fields__}
+        options |= {
+            "advantage": advantages_as_given,
+            "inner_epochs": 1,
+            "max_grad_norm": None,
+            "log_prob_tolerance": None,
+            "micro_rows": micro_rows,
+        }
+        return OneStep(case, GRPOConfig(**options), table_policy, padded)
+
+    return run
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["ragged", "masked"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_and_gradients_are_those_of_other_libraries(golden, one_step, name, padded):
+    case = golden[name]
+    step = one_step(case, LOSSES[name], padded=padded)
+    expected, tolerance = case["expected"], case["tol"]
+    assert math.isclose(step.metrics.loss, expected["loss"], abs_tol=tolerance)
+    if "grad_logp" in expected:
+        gradient = torch.tensor(expected["grad_logp"], dtype=torch.float64)
+        torch.testing.assert_close(step.gradient, gradient, atol=tolerance, rtol=0)
+    if "metrics_clip_low" in expected:
+        assert math.isclose(step.metrics.clip_fraction_low, expected["metrics_clip_low"], abs_tol=tolerance)
+        assert math.isclose(step.metrics.clip_fraction_high, expected["metrics_clip_high"], abs_tol=tolerance)
+    if "clipfrac" in expected:
+        both = step.metrics.clip_fraction_low + step.metrics.clip_fraction_high
+        assert math.isclose(both, expected["clipfrac"], abs_tol=tolerance)
+    if "clipfrac_lower" in expected:
+        assert math.isclose(step.metrics.capped_fraction, expected["clipfrac_lower"], abs_tol=tolerance)
+
+
+@pytest.mark.parametrize("micro_rows", [1, 3, 5])
+def test_micro_batches_add_up_to_the_full_batch(golden, one_step, micro_rows):
+    case = golden["loss_grad_accum_invariance"]
+    config = LOSSES["loss_trl_bnpo_tokenmean"]
+    step = one_step(case, config, micro_rows=micro_rows)
+    assert math.isclose(step.metrics.loss, case["expected"]["full_batch"], abs_tol=case["tol"])
+    assert math.isclose(step.metrics.loss, case["expected"]["sum_of_micro_dapo"], abs_tol=case["tol"])
+    assert not math.isclose(step.metrics.loss, case["expected"]["mean_of_micro_bnpo"], abs_tol=case["tol"])
+    assert len(step.policy.rows_seen) == math.ceil(13 / micro_rows)
+
+
+def test_clipped_losses_are_verls_at_every_corner(golden):
+    case = golden["loss_verl_scalar_table"]
+    ratio, advantage, expected = (
+        torch.tensor(values, dtype=torch.float64)
+        for values in (case["inputs"]["ratio"], case["inputs"]["advantage"], case["expected"]["loss"])
+    )
+    found = clipped(ratio.log(), advantage, ratio.log(), low=0.2, high=0.28).loss
+    torch.testing.assert_close(found, expected, atol=case["tol"], rtol=0)
+
+
+def test_kl_estimates_are_those_of_other_libraries(golden):
+    for name, estimators in (("kl_verl_k1_k2", {"k1": k1, "k2": k2}), ("kl_verlmain_low_var_kl", {"k3": k3})):
+        case = golden[name]
+        log_prob, reference = (torch.tensor(case["inputs"][key], dtype=torch.float64) for key in ("logp", "ref_logp"))
+        for key, estimator in estimators.items():
+            expected = torch.tensor(case["expected"][key], dtype=torch.float64)
+            torch.testing.assert_close(estimator(log_prob, reference), expected, atol=case["tol"], rtol=0)
+
+
+@pytest.mark.parametrize("name", STALENESS)
+def test_importance_weights_are_trls(golden, name):
+    case = golden[name]
+    mask = torch.tensor(case["inputs"]["mask"]).bool()
+    proximal, behaviour = (
+        torch.tensor(case["inputs"][key], dtype=torch.float64)[mask].unsqueeze(1)
+        for key in ("old_logp", "behaviour_logp")
+    )
+    trajectory = torch.arange(len(mask)).unsqueeze(1).expand_as(mask)[mask]
+    ones = torch.ones_like(proximal, dtype=torch.bool)
+    found = importance_weights(proximal, behaviour, ones, trajectory, len(mask), low=0.5, high=1.6, **STALENESS[name])
+    expected = torch.tensor(case["expected"]["weight"], dtype=torch.float64)
+    kept = expected[mask] if expected.shape == mask.shape else expected.squeeze(1)
+    torch.testing.assert_close(found.squeeze(-1), kept, atol=case["tol"], rtol=0)
+
+
+def test_ratio_levels_are_those_of_torch_distributions(golden):
+    case = golden["squashed_gaussian_ratio_component"]
+    u, *parameters = (
+        torch.tensor([case["inputs"][key]], dtype=torch.float64)
+        for key in ("u", "mu_old", "std_old", "mu_new", "std_new")
+    )
+    old, new = torch.distributions.Normal(*parameters[:2]), torch.distributions.Normal(*parameters[2:])
+    log_ratio = new.log_prob(u) - old.log_prob(u)
+    expected = case["expected"]
+    for level, value in (
+        (RatioLevel.COMPONENT, [expected["ratio_component"]]),
+        (RatioLevel.STEP_SUM, [expected["ratio_joint"]]),
+        (RatioLevel.STEP_MEAN, [expected["ratio_geomean"]]),
+        (RatioLevel.TRAJECTORY_SUM, [expected["ratio_joint"]]),
+        (RatioLevel.TRAJECTORY_GEOMEAN, [expected["ratio_geomean"]]),
+    ):
+        found = to_level(log_ratio, torch.ones_like(u, dtype=torch.bool), torch.zeros(1, dtype=torch.long), 1, level)
+        torch.testing.assert_close(found.exp(), torch.tensor(value, dtype=torch.float64), atol=case["tol"], rtol=0)
