@@ -1,0 +1,456 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from grpo_core import (
+    ConfigError,
+    ConstantWeight,
+    DecayStep,
+    Decisions,
+    DegenerateGroups,
+    Evaluation,
+    GroupAdvantages,
+    GRPOConfig,
+    Learner,
+    LogProbMismatchError,
+    NonFiniteError,
+    RatioLevel,
+    ShapeError,
+    StateError,
+    Trajectory,
+    collate,
+)
+
+MIXED: list[list[float | None]] = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0]]
+
+
+def plain(**options: Any) -> dict[str, Any]:
+    """One unclipped gradient step, in which the change of the weights is the gradient."""
+    return {"inner_epochs": 1, "max_grad_norm": None} | options
+
+
+def changes(policy: Any, trajectories: list[Any], options: dict[str, Any]) -> Tensor:
+    """What an update of a copy of `policy` by plain gradient descent does to its weights."""
+    policy = copy.deepcopy(policy)
+    before = torch.cat([parameter.detach().flatten().clone() for parameter in policy.parameters()])
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1), GRPOConfig(**options))
+    learner.update(collate(trajectories))
+    return torch.cat([parameter.detach().flatten() for parameter in policy.parameters()]) - before
+
+
+def weights_of(policy: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in policy.state_dict().items()}
+
+
+def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("level", RatioLevel)
+@pytest.mark.parametrize("minibatches", [1, 2])
+@given(micro_rows=st.integers(1, 30))
+@settings(max_examples=8)
+def test_micro_batches_change_nothing(gaussian_policy, episodes, level, minibatches, micro_rows):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    options = {"level": level, "minibatches": minibatches, "inner_epochs": 2}
+    expected = changes(policy, trajectories, options)
+    found = changes(policy, trajectories, options | {"micro_rows": micro_rows})
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
+    assert expected.abs().max() > 1e-3
+
+
+@given(data=st.data(), level=st.sampled_from(RatioLevel))
+@settings(max_examples=20)
+def test_the_order_of_trajectories_changes_nothing(gaussian_policy, episodes, data, level):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    order = data.draw(st.permutations(trajectories))
+    options = plain(level=level)
+    torch.testing.assert_close(
+        changes(policy, list(order), options), changes(policy, trajectories, options), atol=1e-12, rtol=1e-9
+    )
+
+
+@given(data=st.data())
+@settings(max_examples=20)
+def test_failed_members_change_nothing(gaussian_policy, episodes, data):
+    policy = gaussian_policy()
+    rewards = [list(group) for group in MIXED]
+    for group in rewards:
+        for _ in range(data.draw(st.integers(0, 2))):
+            group.append(None)
+    trajectories = episodes(policy, rewards)
+    survivors = [trajectory for trajectory in trajectories if trajectory.status == "ok"]
+    assert torch.equal(changes(policy, trajectories, plain()), changes(policy, survivors, plain()))
+
+
+def test_a_failed_member_is_not_a_reward_of_zero(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1))
+    metrics = learner.update(collate(episodes(policy, [[1.0, None, 1.0]])))
+    assert (metrics.mixed_groups, metrics.optimizer_steps, metrics.failed_trajectories) == (0, 0, 1)
+    assert metrics.reward_mean == 1.0
+
+
+@given(shift=st.integers(-8, 8), scale=st.sampled_from([0.25, 1.0, 8.0]))
+@settings(max_examples=15)
+def test_shifting_and_scaling_rewards_changes_nothing(gaussian_policy, episodes, shift, scale):
+    policy = gaussian_policy()
+    moved = [[None if r is None else scale * r + shift for r in group] for group in MIXED]
+    torch.testing.assert_close(
+        changes(policy, episodes(policy, moved), plain()),
+        changes(policy, episodes(policy, MIXED), plain()),
+        atol=1e-5,  # eps of eq. (7) is not scaled with the rewards
+        rtol=1e-4,
+    )
+
+
+def test_degenerate_groups_take_no_part_when_dropped(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, [[1.0, 0.0, 1.0], [1.0, 1.0], [0.0, 0.0, 0.0]])
+    alone = [trajectory for trajectory in trajectories if trajectory.job.spec.group == 0]
+    found = changes(policy, trajectories, plain())
+    torch.testing.assert_close(found, changes(policy, alone, plain()), atol=1e-14, rtol=1e-12)
+
+
+def test_an_update_of_degenerate_groups_makes_no_step(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    learner = Learner(policy, torch.optim.AdamW(policy.parameters(), lr=0.1))
+    before = weights_of(policy)
+    metrics = learner.update(collate(episodes(policy, [[1.0, 1.0], [0.0, 0.0], [None, 1.0], [None]])))
+    assert equal(weights_of(policy), before)
+    assert (metrics.optimizer_steps, metrics.inner_epochs, metrics.decisions) == (0, 0, 0)
+    assert (metrics.groups, metrics.mixed_groups, metrics.mixed_group_rate) == (4, 0, 0.0)
+    assert (metrics.loss, metrics.ratio_max, metrics.grad_norm) == (None, None, None)
+    assert (learner.updates, learner.entropy_weight) == (1, 0.01)
+    json.dumps(dataclasses.asdict(metrics))
+
+
+def test_kept_degenerate_groups_are_moved_by_the_entropy_bonus_alone(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, [[1.0, 1.0, 1.0]])
+    kept = {"degenerate": DegenerateGroups.KEEP}
+    without = changes(policy, trajectories, plain(**kept, entropy_weight=ConstantWeight(0.0)))
+    assert without.abs().max() == 0
+    found = changes(policy, trajectories, plain(**kept, entropy_weight=ConstantWeight(0.25)))
+    # d entropy / d log_std = 1 per component of each decision, and the weights of the mean have no part in it.
+    expected = torch.tensor([0.0] * 6 + [0.1 * 0.25] * 2, dtype=torch.float64)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_batch_of_failures_is_counted_and_trains_nothing(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1))
+    metrics = learner.update(collate(episodes(policy, [[None, None]])))
+    assert (metrics.trajectories, metrics.failed_trajectories, metrics.reward_mean) == (2, 2, None)
+    assert metrics.optimizer_steps == 0
+
+
+def test_the_first_pass_has_ratio_one(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1), GRPOConfig(inner_epochs=1))
+    metrics = learner.update(collate(episodes(policy, MIXED)))
+    assert metrics.log_prob_error < 1e-12
+    assert metrics.ratio_min == pytest.approx(1.0)
+    assert metrics.ratio_max == pytest.approx(1.0)
+    assert (metrics.clip_fraction_low, metrics.clip_fraction_high) == (0.0, 0.0)
+    assert metrics.k3 == pytest.approx(0.0, abs=1e-12)
+    assert metrics.decisions == sum(len(trajectory.decisions) for trajectory in episodes(policy, MIXED))
+
+
+def test_ratios_move_over_the_inner_epochs(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=2.0), GRPOConfig(max_grad_norm=None))
+    metrics = learner.update(collate(episodes(policy, MIXED)))
+    assert metrics.optimizer_steps == metrics.inner_epochs == 4
+    assert metrics.ratio_min < 0.8
+    assert metrics.ratio_max > 1.2
+    assert metrics.clip_fraction_low + metrics.clip_fraction_high > 0
+    assert metrics.k3_last_epoch > metrics.k3 > 0
+
+
+def test_gradients_are_clipped_to_the_norm(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    change = changes(policy, trajectories, plain() | {"max_grad_norm": 1e-3})
+    assert change.norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-4)
+    unclipped = changes(policy, trajectories, plain())
+    torch.testing.assert_close(change / change.norm(), unclipped / unclipped.norm())
+
+
+@pytest.mark.parametrize("level", [RatioLevel.COMPONENT, RatioLevel.TRAJECTORY_SUM])
+def test_minibatches_cover_every_decision_once_per_pass_in_a_new_order(table_policy, level, gaussian_policy, episodes):
+    source = episodes(gaussian_policy(), MIXED)
+    total = sum(len(trajectory.decisions) for trajectory in source)
+    start, trajectories = 0, []
+    for trajectory in source:
+        rows = torch.arange(start, start := start + len(trajectory.decisions))
+        log_prob = torch.zeros(len(rows), 1, dtype=torch.float64)
+        decisions = Decisions(states=rows, actions=rows, log_prob=log_prob)
+        trajectories.append(dataclasses.replace(trajectory, decisions=decisions))
+
+    def orders(seed: int, updates: int = 1) -> list[list[int]]:
+        seen: list[Tensor] = []
+        policy = table_policy(torch.zeros(total, 1, dtype=torch.float64), torch.zeros(total, dtype=torch.float64))
+        evaluate = policy.evaluate
+
+        def watch(states: Tensor, actions: Tensor) -> Evaluation:
+            seen.append(states)
+            return evaluate(states, actions)
+
+        policy.evaluate = watch
+        config = GRPOConfig(inner_epochs=2, minibatches=3, level=level, seed=seed, log_prob_tolerance=None)
+        learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.0), config)
+        for _ in range(updates):
+            metrics = learner.update(collate(trajectories))
+        assert metrics.optimizer_steps == 6
+        return [part.tolist() for part in seen]
+
+    parts = orders(seed=1, updates=2)
+    passes = [parts[start : start + 3] for start in range(0, 12, 3)]
+    for one_pass in passes:
+        assert sorted(row for part in one_pass for row in part) == list(range(total))
+    assert len({str(one_pass) for one_pass in passes}) == 4
+    assert orders(seed=1, updates=2) == parts
+    assert orders(seed=2, updates=2) != parts
+    if level.whole_trajectories:
+        ends = torch.tensor([len(trajectory.decisions) for trajectory in trajectories]).cumsum(0).tolist()
+        whole = [set(range(first, last)) for first, last in zip([0, *ends], ends, strict=False)]
+        assert all(not own & set(part) or own <= set(part) for own in whole for part in parts)
+
+
+def test_target_kl_stops_the_passes(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    config = GRPOConfig(inner_epochs=10, target_kl=1e-3, max_grad_norm=None)
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.2), config)
+    metrics = learner.update(collate(episodes(policy, MIXED)))
+    assert 1 < metrics.inner_epochs < 10
+    assert metrics.k3_last_epoch > 1e-3
+    assert learner.entropy_weight == 0.01 * 0.999**metrics.optimizer_steps
+
+
+@pytest.mark.parametrize(("decay_step", "steps"), [(DecayStep.OPTIMIZER_STEP, 12), (DecayStep.UPDATE, 2)])
+def test_the_entropy_weight_decays_by_what_the_configuration_counts(gaussian_policy, episodes, decay_step, steps):
+    policy = gaussian_policy()
+    config = GRPOConfig(inner_epochs=3, minibatches=2, entropy_decay_step=decay_step)
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.0), config)
+    for _ in range(2):
+        metrics = learner.update(collate(episodes(policy, MIXED)))
+    assert metrics.entropy_weight == 0.01 * 0.999 ** (steps // 2)
+    assert learner.entropy_weight == 0.01 * 0.999**steps
+
+
+def poisoned(trajectories: list[Any], member: int, **change: Any) -> list[Any]:
+    changed = list(trajectories)
+    victim = changed[member]
+    if "reward" in change:
+        changed[member] = dataclasses.replace(victim, reward=change["reward"])
+    else:
+        changed[member] = dataclasses.replace(victim, decisions=dataclasses.replace(victim.decisions, **change))
+    return changed
+
+
+def refused(policy: Any, trajectories: list[Any], error: type[BaseException], match: str, **options: Any) -> None:
+    """Asserts that an update raises `error` and changes neither weights nor optimiser, which then go on to learn."""
+    learner = Learner(policy, torch.optim.AdamW(policy.parameters(), lr=0.1), GRPOConfig(**options))
+    healthy = [trajectory for trajectory in trajectories if trajectory.job.spec.group == 1]
+    learner.update(collate(healthy))
+    before, state = weights_of(policy), learner.state_dict()
+    with pytest.raises(error, match=match):
+        learner.update(collate(trajectories))
+    after = learner.state_dict()
+    assert equal(weights_of(policy), before)
+    assert equal(after["tensors"], state["tensors"])
+    assert after["values"] == state["values"]
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+NAME = "group 0 member 2 \\(task `task`, seed 0\\)"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_is_refused_by_name(gaussian_policy, episodes, value):
+    policy = gaussian_policy()
+    trajectories = poisoned(episodes(policy, MIXED), 2, reward=value)
+    refused(policy, trajectories, NonFiniteError, f"reward is {value} in {NAME};", log_prob_tolerance=None)
+
+
+def test_a_recorded_log_probability_that_is_not_finite_is_refused_by_name(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    log_prob = trajectories[2].decisions.log_prob.clone()
+    log_prob[0, 1] = float("nan")
+    trajectories = poisoned(trajectories, 2, log_prob=log_prob)
+    refused(policy, trajectories, NonFiniteError, f"Log-probabilities.*{NAME};", log_prob_tolerance=None)
+
+
+@pytest.mark.parametrize("micro_rows", [None, 2])
+def test_an_action_without_likelihood_is_refused_by_name(gaussian_policy, episodes, micro_rows):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    trajectories = poisoned(trajectories, 2, actions=torch.full_like(trajectories[2].decisions.actions, float("inf")))
+    options = {"log_prob_tolerance": None, "micro_rows": micro_rows}
+    refused(policy, trajectories, NonFiniteError, f"Log-probabilities.*{NAME};", **options)
+
+
+class Spoiled(torch.autograd.Function):
+    """The identity, whose gradient is NaN where the second argument says so."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, where: Tensor) -> Tensor:
+        ctx.save_for_backward(where)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (where,) = ctx.saved_tensors
+        return torch.where(where, float("nan"), gradient), None
+
+
+@pytest.mark.parametrize("micro_rows", [None, 2])
+@pytest.mark.parametrize("level", [RatioLevel.COMPONENT, RatioLevel.TRAJECTORY_GEOMEAN])
+def test_a_gradient_that_is_not_finite_is_refused_by_name(gaussian_policy, episodes, micro_rows, level):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    marked = trajectories[2].decisions.states[0]
+    evaluate = policy.evaluate
+
+    def spoil(states: Tensor, actions: Tensor) -> Evaluation:
+        log_prob, entropy = evaluate(states, actions)
+        return Evaluation(Spoiled.apply(log_prob, (states == marked).all(dim=1, keepdim=True)), entropy)
+
+    policy.evaluate = spoil
+    options = {"micro_rows": micro_rows, "level": level, "log_prob_tolerance": None}
+    refused(policy, trajectories, NonFiniteError, f"optimiser step 0 .*found in {NAME};", **options)
+
+
+def test_a_policy_that_does_not_reproduce_its_log_probabilities_is_refused(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    moved = trajectories[2].decisions.log_prob + 0.01
+    refused(policy, poisoned(trajectories, 2, log_prob=moved), LogProbMismatchError, f"up to 0.*in {NAME}",
+            inner_epochs=1, minibatches=1, max_grad_norm=1e-12)  # fmt: skip
+    other = gaussian_policy(seed=1)
+    learner = Learner(other, torch.optim.SGD(other.parameters(), lr=0.1))
+    with pytest.raises(LogProbMismatchError, match="and 6 more; nothing was trained"):
+        learner.update(collate(trajectories))
+    tolerant = Learner(other, learner.optimizer, GRPOConfig(log_prob_tolerance=None))
+    assert tolerant.update(collate(trajectories)).log_prob_error > 0.01
+
+
+def test_an_update_that_raises_half_way_is_taken_back(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    evaluate, calls = policy.evaluate, []
+
+    def tire(states: Tensor, actions: Tensor) -> Evaluation:
+        calls.append(len(states))
+        if len(calls) > 7:
+            raise KeyboardInterrupt("tired")
+        return evaluate(states, actions)
+
+    policy.evaluate = tire
+    refused(policy, trajectories, KeyboardInterrupt, "^tired$", log_prob_tolerance=None)
+    assert len(calls) == 8
+
+
+def test_an_update_goes_on_bit_for_bit_after_a_save(gaussian_policy, episodes):
+    def fresh(seed: int) -> tuple[Any, Learner[Tensor, Tensor]]:
+        policy = gaussian_policy(seed)
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=0.03)
+        return policy, Learner(policy, optimizer, GRPOConfig(minibatches=2))
+
+    policy, learner = fresh(seed=0)
+    for number in range(3):
+        learner.update(collate(episodes(policy, MIXED, seed=number)))
+    weights, state = weights_of(policy), learner.state_dict()
+    values = json.loads(json.dumps(state["values"]))
+    tensors = {name: tensor.clone() for name, tensor in state["tensors"].items()}
+    for number in range(3, 6):
+        expected = learner.update(collate(episodes(policy, MIXED, seed=number)))
+
+    other, resumed = fresh(seed=7)
+    other.load_state_dict(weights)
+    resumed.load_state_dict({"tensors": tensors, "values": values})
+    for number in range(3, 6):
+        found = resumed.update(collate(episodes(other, MIXED, seed=number)))
+    assert equal(weights_of(other), weights_of(policy))
+    assert found == expected
+    assert found.update == 5
+    assert resumed.state_dict()["values"] == learner.state_dict()["values"]
+    assert equal(resumed.state_dict()["tensors"], learner.state_dict()["tensors"])
+
+
+def test_a_foreign_state_is_refused(gaussian_policy, table_policy, episodes):
+    policy = gaussian_policy()
+    learner = Learner(policy, torch.optim.AdamW(policy.parameters()))
+    learner.update(collate(episodes(policy, MIXED)))
+    state = learner.state_dict()
+    other = table_policy(torch.zeros(4, 1))
+    with pytest.raises(StateError, match=r"trains \[2\] parameters per group, this one \[1\]"):
+        Learner(other, torch.optim.AdamW(other.parameters())).load_state_dict(state)
+    with pytest.raises(StateError, match="values"):
+        learner.load_state_dict({})
+    state["tensors"]["state.0.exp_avg"] = torch.zeros(5)
+    with pytest.raises(StateError, match=r"shape \(5,\), the parameter \(3, 2\)"):
+        learner.load_state_dict(state)
+
+
+def test_an_optimizer_without_trainable_parameters_is_refused(gaussian_policy):
+    policy = gaussian_policy().requires_grad_(False)
+    with pytest.raises(ConfigError, match="requires_grad"):
+        Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1))
+
+
+def test_a_policy_that_drops_a_dimension_is_refused(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    policy.evaluate = lambda states, actions: Evaluation(actions.sum(dim=1) * policy.log_std.sum())
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1))
+    with pytest.raises(ShapeError, match="one row per decision and one column per component"):
+        learner.update(collate(trajectories))
+
+
+def test_metrics_of_an_update_are_those_of_its_steps(table_policy, gaussian_policy, episodes):
+    """Two passes over two one-step trajectories, by hand: the ratio is 1, then exp(+-g) after a step of size g."""
+    jobs = [trajectory.job for trajectory in episodes(gaussian_policy(), [[1.0, 0.0]])]
+    policy = table_policy(torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
+    trajectories = [
+        Trajectory(
+            job=job,
+            decisions=Decisions(
+                states=torch.tensor([row]),
+                actions=torch.tensor([row]),
+                log_prob=torch.zeros(1, 1, dtype=torch.float64),
+            ),
+            reward=reward,
+        )
+        for row, (job, reward) in enumerate(zip(jobs, [1.0, 0.0], strict=True))
+    ]
+    config = GRPOConfig(inner_epochs=2, max_grad_norm=None, advantage=_plus_minus_one)
+    metrics = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.6), config).update(collate(trajectories))
+    high, low = math.exp(0.3), math.exp(-0.3)
+    assert metrics.ratio_max == pytest.approx(high)
+    assert metrics.ratio_min == pytest.approx(low)
+    # Both are clipped in the second pass: 1.2 of the winner and 0.8 of the loser, with advantages +1 and -1.
+    assert metrics.surrogate == pytest.approx((0.0 + (-1.2 + 0.8) / 2) / 2)
+    assert (metrics.clip_fraction_high, metrics.clip_fraction_low) == (0.25, 0.25)
+    assert metrics.grad_norm_max == pytest.approx(math.hypot(0.5, 0.5))
+    assert metrics.grad_norm == pytest.approx(math.hypot(0.5, 0.5) / 2)
+    assert metrics.k3_last_epoch == pytest.approx(((high - 0.3 - 1) + (low + 0.3 - 1)) / 2)
+    assert metrics.k3 == pytest.approx(metrics.k3_last_epoch / 2)
+
+
+def _plus_minus_one(rewards: Tensor, groups: Tensor, valid: Tensor) -> GroupAdvantages:
+    return GroupAdvantages(2 * rewards - 1, torch.zeros(1, dtype=torch.bool))
