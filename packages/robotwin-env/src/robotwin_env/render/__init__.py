@@ -1,5 +1,6 @@
 """Renderers of the scenes described in `robotwin_env.visual`."""
 
 from robotwin_env.render.panda import Panda3DRenderer
+from robotwin_env.render.vulkan import SapienRenderer
 
-__all__ = ["Panda3DRenderer"]
+__all__ = ["Panda3DRenderer", "SapienRenderer"]

@@ -8,7 +8,6 @@ and its state-sorted bin draws in the order of memory addresses.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 
 from robotwin_env.errors import SceneError
 from robotwin_env.render.canvas import Canvas, shared_engine
+from robotwin_env.render.checks import check_scene, pose_table
 from robotwin_env.render.meshes import Mesh, body_mesh, rotation_matrices
+from robotwin_env.render.pixels import box_filter
 from robotwin_env.visual import Camera, Lighting, Pose, VisualBody
 
 NEAR, FAR = 0.01, 20.0
@@ -67,7 +68,8 @@ class Panda3DRenderer:
     """Draws with Panda3D's software renderer on the calling thread.
 
     Faces are lit per vertex by one directional and one ambient light; there are no shadows. Renderers of one
-    process share one graphics engine and must be used from one thread.
+    process share one graphics engine and must be used from one thread. Pictures lie a quarter of a sample up and left
+    of an ideal pinhole camera's (measured: 0.24 pixels, 0.12 with `supersample=2`).
 
     Args:
         supersample: Each pixel is the mean of `supersample` x `supersample` samples. 1 is fastest; 2 smooths
@@ -99,7 +101,7 @@ class Panda3DRenderer:
         from panda3d.core import NodePath
 
         self._check_open()
-        _check_scene(bodies, cameras)
+        check_scene(bodies, cameras)
         meshes = [body_mesh(body.shapes) for body in bodies]
         root = NodePath("scene")
         root.set_bin("unsorted", 0)
@@ -130,7 +132,7 @@ class Panda3DRenderer:
         if self._root is None:
             raise SceneError("no scene is loaded; call `load` before `render`.")
         if self._bodies:
-            table = _pose_table(self._bodies, poses)
+            table = pose_table(self._bodies, poses)
             for node, matrix in zip(self._bodies.values(), _transforms(table).tolist(), strict=True):
                 node.set_transform(TransformState.make_mat(LMatrix4(*matrix)))
         return {} if self._canvas is None else self._pictures(self._canvas.draw())
@@ -190,17 +192,8 @@ class Panda3DRenderer:
         for camera in self._cameras:
             picture = atlas[: camera.height * factor, left : left + camera.width * factor]
             left += camera.width * factor
-            pictures[camera.name] = _box_filter(picture, factor) if factor > 1 else np.ascontiguousarray(picture)
+            pictures[camera.name] = box_filter(picture, factor) if factor > 1 else np.ascontiguousarray(picture)
         return pictures
-
-
-def _box_filter(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    total = np.zeros((picture.shape[0] // factor, picture.shape[1] // factor, 3), dtype=np.uint32)
-    for row in range(factor):
-        for column in range(factor):
-            total += picture[row::factor, column::factor]
-    area = factor * factor
-    return ((total + area // 2) // area).astype(np.uint8)
 
 
 def _attach_lights(root: Any, lighting: Lighting) -> None:
@@ -217,34 +210,3 @@ def _attach_lights(root: Any, lighting: Lighting) -> None:
     sun.set_direction(LVector3(*lighting.direction).normalized())
     for light in (ambient, sun):
         root.set_light(root.attach_new_node(light))
-
-
-def _check_scene(bodies: Sequence[VisualBody], cameras: Sequence[Camera]) -> None:
-    for kind, names in (("bodies", [body.name for body in bodies]), ("cameras", [camera.name for camera in cameras])):
-        twice = sorted(name for name, count in Counter(names).items() if count > 1)
-        if twice:
-            raise SceneError(f"{kind} named {twice} occur more than once; give each its own name.")
-    known = {body.name for body in bodies}
-    for camera in cameras:
-        if camera.width < 1 or camera.height < 1:
-            raise SceneError(f"camera `{camera.name}` is {camera.width}x{camera.height}; it needs at least one pixel.")
-        if not 0.0 < camera.fovy < math.pi:
-            raise SceneError(f"camera `{camera.name}` has `fovy` {camera.fovy}; it must lie in (0, pi) radians.")
-        if camera.body is not None and camera.body not in known:
-            raise SceneError(f"camera `{camera.name}` is attached to `{camera.body}`; known bodies: {sorted(known)}.")
-
-
-def _pose_table(bodies: Mapping[str, object], poses: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    missing = [name for name in bodies if name not in poses]
-    if missing:
-        raise SceneError(f"no pose was given for {missing}; `render` needs the pose of every loaded body.")
-    rows = [np.asarray(poses[name], dtype=np.float64) for name in bodies]
-    for name, row in zip(bodies, rows, strict=True):
-        if row.shape != (7,):
-            raise SceneError(f"the pose of `{name}` has shape {row.shape}; it must be (7,): position and quaternion.")
-    table = np.stack(rows)
-    faulty = ~np.isfinite(table).all(axis=1) | (np.abs(table[:, 3:]).max(axis=1) == 0.0)
-    if faulty.any():
-        names = [name for name, bad in zip(bodies, faulty, strict=True) if bad]
-        raise SceneError(f"the poses of {names} are not finite or have a zero quaternion.")
-    return table
