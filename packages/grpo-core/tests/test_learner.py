@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo_core import (
     ConfigError,
@@ -454,3 +455,50 @@ def test_metrics_of_an_update_are_those_of_its_steps(table_policy, gaussian_poli
 
 def _plus_minus_one(rewards: Tensor, groups: Tensor, valid: Tensor) -> GroupAdvantages:
     return GroupAdvantages(2 * rewards - 1, torch.zeros(1, dtype=torch.bool))
+
+
+class HostReads(TorchDispatchMode):
+    """Counts operations that need a tensor's value on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+        return func(*args, **(kwargs or {}))
+
+
+def test_values_read_by_the_host_do_not_grow_with_passes_or_micro_batches(gaussian_policy, episodes):
+    def reads(**options: Any) -> int:
+        policy = gaussian_policy()
+        batch = collate(episodes(policy, MIXED))
+        learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1), GRPOConfig(**options))
+        with HostReads() as host:
+            learner.update(batch)
+        return host.count
+
+    once = reads(inner_epochs=1)
+    assert once > 0
+    assert reads(inner_epochs=6) == reads(inner_epochs=6, micro_rows=4) == once
+    assert reads(inner_epochs=6, target_kl=1e9) == once + 6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"minibatches": 2, "micro_rows": 8}, {"level": RatioLevel.TRAJECTORY_GEOMEAN}])
+def test_no_operation_of_an_update_waits_for_the_gpu(gaussian_policy, episodes, options):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, [*MIXED, [1.0, 1.0], [None, 0.0, 1.0]])
+    expected = changes(policy, trajectories, options)
+    before = torch.cat([parameter.detach().flatten().clone() for parameter in policy.parameters()])
+    policy.cuda()
+    batch = collate(trajectories, device="cuda")
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1), GRPOConfig(**options))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.update(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = torch.cat([parameter.detach().flatten().cpu() for parameter in policy.parameters()]) - before
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class Snapshot:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
         self._parameters = [parameter.detach().clone() for parameter in parameters_of(optimizer)]
-        self._state = copy.deepcopy(optimizer.state_dict())
+        self._state = _copy(optimizer.state_dict())
 
     def restore(self) -> None:
         """Puts everything back, bit for bit, and drops the gradients."""
@@ -32,3 +32,14 @@ class Snapshot:
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """The parameters that an optimiser trains, in its order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _copy(tree: Any) -> Any:
+    """What `copy.deepcopy` does to an optimiser's state, without its bookkeeping."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return {key: _copy(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_copy(value) for value in tree]
+    return tree
