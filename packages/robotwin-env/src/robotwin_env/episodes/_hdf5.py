@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -106,10 +106,12 @@ class Source:
         """An array of numbers."""
         return self._read(self.dataset(place, kinds, dimensions), place)
 
-    def row(self, dataset: h5py.Dataset, index: int) -> bytes:
-        """One entry of a dataset of byte strings."""
-        with self.guard(f"row {index} of a dataset"):
-            return bytes(dataset[index])
+    def entries(self, dataset: h5py.Dataset, indices: Sequence[int] | None) -> list[bytes]:
+        """Entries of a dataset of byte strings; all, in one go, where `indices` is `None`."""
+        with self.guard(f"a dataset of {dataset.dtype}"):
+            if indices is None:
+                return [bytes(entry) for entry in dataset[()]]
+            return [bytes(dataset[index]) for index in indices]
 
     def text(self, place: str) -> str:
         """A single string."""

@@ -96,8 +96,8 @@ class EpisodeFile:
         frames = self._contents.frames[camera]
         size = frames.size
         pictures = []
-        for index in chosen:
-            picture = self._decode(camera, frames, index, size)
+        for index, data in zip(chosen, self._source.entries(frames.dataset, indices), strict=True):
+            picture = self._decode(camera, index, data, size)
             size = (picture.shape[0], picture.shape[1])
             pictures.append(picture)
         return np.stack(pictures) if pictures else np.zeros((0, *(size or (0, 0)), 3), dtype=np.uint8)
@@ -154,7 +154,8 @@ class EpisodeFile:
             return
         if frames.first_mean.shape != (3,):
             raise self._source.fail(f"camera `{camera}`: `first_frame_mean_rgb` must have three numbers.")
-        mean = self._decode(camera, frames, 0, frames.size).mean(axis=(0, 1))
+        first = self._source.entries(frames.dataset, [0])[0]
+        mean = self._decode(camera, 0, first, frames.size).mean(axis=(0, 1))
         if np.abs(mean - frames.first_mean).max() <= MEAN_TOLERANCE:
             return
         if np.abs(mean[::-1] - frames.first_mean).max() <= MEAN_TOLERANCE:
@@ -167,11 +168,9 @@ class EpisodeFile:
             f"{frames.first_mean.round()} was written."
         )
 
-    def _decode(self, camera: str, frames: Frames, index: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    def _decode(self, camera: str, index: int, data: bytes, size: tuple[int, int] | None) -> NDArray[np.uint8]:
         try:
-            return decode_frame(self._source.row(frames.dataset, index), size)
-        except EpisodeFormatError:
-            raise
+            return decode_frame(data, size)
         except EpisodeError as error:
             raise self._source.fail(f"camera `{camera}`, frame {index}: {error}") from error
 
