@@ -2,6 +2,7 @@
 
 from wam_backbone.blocks import ContextCache, MoTBlock
 from wam_backbone.codec import Codec, ConvCodec, WanCodec
+from wam_backbone.convert import load_wan_weights, wan_weights
 from wam_backbone.errors import ConfigurationError, ScheduleError, ShapeError, WamError, WeightsError
 from wam_backbone.flow import (
     LogitNormal,
@@ -19,12 +20,14 @@ from wam_backbone.flow import (
 )
 from wam_backbone.layout import AttentionLayout
 from wam_backbone.model import WorldActionModel
+from wam_backbone.probe import AttentionRecord, attention_mass, mass_by_time
 from wam_backbone.sampler import Chunk, Clock, DenoisingStep, Noise, Observation, Schedule, denoise
 from wam_backbone.schedules import Blind, ImagineFirst, MatrixSchedule, MonotoneSchedule, SharedSchedule
 from wam_backbone.text import HashTextEncoder, TextEncoder, UMT5TextEncoder
 
 __all__ = [
     "AttentionLayout",
+    "AttentionRecord",
     "Blind",
     "Chunk",
     "Clock",
@@ -61,6 +64,10 @@ __all__ = [
     "WeightsError",
     "WithEndpoints",
     "WorldActionModel",
+    "attention_mass",
     "denoise",
+    "load_wan_weights",
+    "mass_by_time",
     "stage1_loss",
+    "wan_weights",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -104,6 +105,7 @@ class MoTBlock(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.eps = eps
+        self.probe: Callable[[Tensor, int], None] | None = None
         self.video = WanTransformerBlock(video_width, video_ffn, num_heads, cross_attn_norm=True, eps=eps)
         self.action = ActionBlock(action_width, action_ffn, num_heads, head_dim, eps)
 
@@ -149,6 +151,8 @@ class MoTBlock(nn.Module):
         action_mod = (self.action.scale_shift_table.unsqueeze(-2) + action_modulation).unbind(1)
         action_q, action_k, action_v = self._project(self.action, actions, action_mod)
         turned = rotate(torch.cat((video_q, action_q, video_k, action_k), dim=1), rotation)
+        if self.probe is not None:
+            self.probe(_mass_of_video(turned, plan[-1], video_q.shape[1]), video.shape[1])
         *seen_by_video, seen_by_action = _attend(turned, torch.cat((video_v, action_v), dim=1), plan)
         video_out = seen_by_video[0] if len(seen_by_video) == 1 else torch.cat(seen_by_video, dim=1)
         return (
@@ -179,7 +183,7 @@ class MoTBlock(nn.Module):
     ) -> Tensor:
         """Add the attention's output, then cross-attention and feed-forward."""
         _, _, gate, ffn_shift, ffn_scale, ffn_gate = modulation
-        attended = attended.view(*tokens.shape[:-1], -1)
+        attended = attended.reshape(*tokens.shape[:-1], -1)  # some kernels return (batch, heads, tokens, channels)
         tokens = torch.addcmul(tokens, linear(expert.attn1.to_out[0], attended), gate)
 
         norm, cross = expert.norm2, expert.attn2
@@ -218,3 +222,15 @@ def _attend(turned: Tensor, values: Tensor, plan: tuple[Attend, ...]) -> list[Te
         query = queries[:, :, slice(*call.queries)]
         outputs.append(F.scaled_dot_product_attention(query, seen_keys, seen_values).transpose(1, 2))
     return outputs
+
+
+def _mass_of_video(turned: Tensor, call: Attend, video_tokens: int) -> Tensor:
+    """Attention probabilities of a call's queries on every video token, 0 where unseen: `(batch, heads, q, tokens)`."""
+    queries, keys = turned.detach().transpose(1, 2).chunk(2, dim=2)
+    query = queries[:, :, slice(*call.queries)] * queries.shape[-1] ** -0.5
+    scores = query.float() @ keys.float().transpose(2, 3)
+    seen = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    for span in call.keys:
+        seen[slice(*span)] = True
+    probabilities: Tensor = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+    return probabilities[..., :video_tokens]

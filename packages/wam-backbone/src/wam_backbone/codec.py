@@ -148,6 +148,7 @@ class ConvCodec(DiffusersModel):
 
     def decode(self, latents: Float[Tensor, "batch c f h w"]) -> Float[Tensor, "batch 3 time rows columns"]:
         """Frames of `1 + F` normalised latents; they may leave [-1, 1] a little."""
+        self._check_latents(latents)
         return self.decode_raw(latents * self._per_channel(self.std) + self._per_channel(self.mean))
 
     def encode_raw(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
@@ -169,10 +170,7 @@ class ConvCodec(DiffusersModel):
 
     def decode_raw(self, latents: Float[Tensor, "batch c f h w"]) -> Float[Tensor, "batch 3 time rows columns"]:
         """Frames of latents before normalisation, with gradients: for training."""
-        if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
-            raise ShapeError(
-                f"`latents` are {tuple(latents.shape)}; they must be (batch, {self.latent_channels}, 1 + F, h, w)."
-            )
+        self._check_latents(latents)
         batch = latents.shape[0]
         features = rearrange(linear(self.from_first, latents[:, :, 0]), "b c h w -> b 1 c h w")
         if latents.shape[2] > 1:
@@ -210,6 +208,12 @@ class ConvCodec(DiffusersModel):
             raise ShapeError("a latent channel does not vary over these frames; pass raw latents of many frames.")
         self.mean.copy_(latents.mean(dim=(0, 2, 3, 4)))
         self.std.copy_(std)
+
+    def _check_latents(self, latents: Tensor) -> None:
+        if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
+            raise ShapeError(
+                f"`latents` are {tuple(latents.shape)}; they must be (batch, {self.latent_channels}, 1 + F, h, w)."
+            )
 
     def _per_channel(self, values: Tensor) -> Tensor:
         return rearrange(values, "c -> 1 c 1 1 1")

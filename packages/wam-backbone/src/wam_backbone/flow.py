@@ -226,8 +226,8 @@ class JointDenoiser(Protocol):
 
 
 def shifted(times: Tensor, shift: float) -> Tensor:
-    """Wan's time shift `k u / (1 + (k - 1) u)`; keeps 0 and 1."""
-    return shift * times / (1 + (shift - 1) * times)
+    """Wan's time shift `k u / (1 + (k - 1) u)`; keeps 0 and 1, and rounding never leaves the interval."""
+    return shift * times / (shift * times + (1 - times))
 
 
 def add_noise(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ class WorldActionModel(DiffusersAdapterModel):
             ShapeError: `context` is not `(batch, text, text_dim)`.
         """
         text = self._embed_text(context)
-        return ContextCache(tuple(block.project_context(text) for block in self._layers()))
+        return ContextCache(tuple(block.project_context(text) for block in self.layers))
 
     def forward(
         self,
@@ -215,7 +215,7 @@ class WorldActionModel(DiffusersAdapterModel):
             video.device,
         )
         plan = self.layout.plan(tokens_per_frame=rows * columns, frames=frames, action_tokens=action_tokens)
-        layers = self._layers()
+        layers = self.layers
         if isinstance(context, ContextCache):
             contexts: tuple[LayerContext | TextTokens, ...] = context.layers
         else:
@@ -244,7 +244,9 @@ class WorldActionModel(DiffusersAdapterModel):
             chunk = torch.addcmul(shift, F.layer_norm(chunk, chunk.shape[-1:], eps=self.eps), scale + 1)
         return Prediction(latents, linear(self.action_proj_out, chunk), self.objective)
 
-    def _layers(self) -> list[MoTBlock]:
+    @property
+    def layers(self) -> list[MoTBlock]:
+        """The blocks, in order."""
         return cast(list[MoTBlock], list(self.blocks))
 
     def _embed_text(self, context: Tensor) -> TextTokens:

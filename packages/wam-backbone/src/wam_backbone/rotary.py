@@ -91,12 +91,11 @@ def rotate(
     heads: Float[Tensor, "batch tokens heads channels"], table: Float32[Tensor, " tokens 1 pairs 2"]
 ) -> Float[Tensor, "batch tokens heads channels"]:
     """Turn neighbouring channel pairs by the table's angles (Wan's interleaved convention)."""
-    if heads.dtype == torch.float32 and not torch.compiler.is_compiling():
-        pairs: Complex64[Tensor, "batch tokens heads pairs"] = torch.view_as_complex(
-            rearrange(heads, "b s h (pairs two) -> b s h pairs two", two=2)
-        )
-        return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2)
-    # Complex kernels know neither bf16 nor the compiler's fusion; the real form costs more eager operators.
+    if not torch.compiler.is_compiling():  # one complex product, the fewest operators
+        pairs = rearrange(heads.float(), "b s h (pairs two) -> b s h pairs two", two=2)
+        turning: Complex64[Tensor, "batch tokens heads pairs"] = torch.view_as_complex(pairs)
+        return torch.view_as_real(turning * torch.view_as_complex(table)).flatten(-2).to(heads.dtype)
+    # The compiler fuses real arithmetic and cannot see into complex kernels.
     even, odd = rearrange(heads, "b s h (pairs two) -> two b s h pairs", two=2)
     cos, sin = table.unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)

@@ -70,7 +70,7 @@ class Clock:
         """Wan's sampling times `k u / (1 + (k - 1) u)` on an even grid u."""
         if not shift > 0:
             raise ConfigurationError(f"`shift` is {shift}; it must be above 0.")
-        return cls(tuple(shift * time / (1 + (shift - 1) * time) for time in _grid(num_steps)))
+        return cls(tuple(shift * time / (shift * time + (1 - time)) for time in _grid(num_steps)))
 
     def delayed(self, steps: int) -> Clock:
         """The same path after waiting at 1 for some steps."""

@@ -1,0 +1,260 @@
+"""Joint denoising and training step against diffusers' video-only transformer, in paired rounds on one thread.
+
+Ratios of CPU time; below 1 is faster (or smaller) than the reference. The last line is one JSON object:
+
+    joint_forward_vs_diffusers  forward of video and actions with cached text, as every denoising step makes it /
+                                diffusers' forward of the video alone with per-token times, which cannot cache text
+    uncached_forward_vs_diffusers   the same without the cache
+    train_step_vs_diffusers     forward, backward and AdamW, likewise
+    saved_bytes_vs_diffusers    bytes kept for backward per sample, likewise
+    chunk_vs_ten_forwards       a chunk of ten steps, text cached by the sampler / ten forwards without caches
+    heterogeneous_vs_shared     a chunk with one schedule per row / a chunk with the shared schedule
+    ops_per_step_30_layers      operators that launch something on CUDA, one joint step of the full-size model with
+                                cached text in bf16, counted on fake tensors (no GPU needed)
+    diffusers_ops_30_layers     the same of diffusers' video-only step
+
+Run: python benchmarks/bench_joint_step.py [--rounds 10] [--tiny]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wam_backbone import (
+    Clock,
+    MatrixSchedule,
+    Observation,
+    SharedSchedule,
+    ShiftedUniform,
+    Stage1Batch,
+    Stage1Recipe,
+    WorldActionModel,
+    denoise,
+    stage1_loss,
+)
+from wam_backbone.rotary import joint_rotation
+
+CHANNELS, GRID, TEXT, TEXT_DIM, ACTIONS, ACTION_DIM = 16, 16, 64, 512, 16, 14
+FRAMES = 2
+
+
+class CountOperators(TorchDispatchMode):
+    """Counts ATen operators that are not views, under any name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        launches = func.namespace == "aten" and not func.is_view and func is not torch.ops.aten._unsafe_view.default
+        self.count += launches
+        return func(*args, **(kwargs or {}))
+
+
+def count_on_cuda(build: Callable[[], nn.Module], call: Callable[[nn.Module], Callable[[], object]]) -> int:
+    """Operators of one call of a model, on fake CUDA tensors in bf16 with attention as one operator."""
+    joint_rotation.cache_clear()  # real tensors and fake ones do not mix
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with (
+            mock.patch.object(F, "scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query)),
+            FakeTensorMode(),
+            torch.device("cuda"),
+            torch.no_grad(),
+        ):
+            run = call(build())
+            with CountOperators() as counter:
+                run()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        joint_rotation.cache_clear()
+    return counter.count
+
+
+def call_full_joint(model: nn.Module) -> Callable[[], object]:
+    """One step of the RoboTwin layout: 3 latents of 24 x 20, 32 actions, 128 text tokens."""
+    video, actions, context = torch.randn(1, 48, 3, 24, 20), torch.randn(1, 32, ACTION_DIM), torch.randn(1, 128, 4096)
+    times, time = torch.rand(1, 3, dtype=torch.float32), torch.rand(1, dtype=torch.float32)
+    cache = model.encode_context(context)
+    return lambda: model(video, actions, times, time, cache)
+
+
+def call_full_video(model: nn.Module) -> Callable[[], object]:
+    """The same video in diffusers."""
+    video, context = torch.randn(1, 48, 3, 24, 20), torch.randn(1, 128, 4096)
+    times = torch.rand(1, 360, dtype=torch.float32)
+    return lambda: model(video, times, context)
+
+
+def make_joint(layers: int, tiny: bool) -> WorldActionModel:
+    """Video 256 wide with 4 heads, actions 128 wide; a quarter of it when tiny."""
+    part = 4 if tiny else 1
+    return WorldActionModel(
+        latent_channels=CHANNELS, num_layers=layers, num_heads=4, head_dim=64 // part, video_ffn=1024 // part,
+        action_width=128 // part, action_ffn=512 // part, action_dim=ACTION_DIM, state_dim=0, text_dim=TEXT_DIM,
+    )  # fmt: skip
+
+
+def make_video(layers: int, tiny: bool) -> WanTransformer3DModel:
+    """The same video half in diffusers."""
+    part = 4 if tiny else 1
+    return WanTransformer3DModel(
+        num_attention_heads=4, attention_head_dim=64 // part, in_channels=CHANNELS, out_channels=CHANNELS,
+        text_dim=TEXT_DIM, ffn_dim=1024 // part, num_layers=layers,
+    )  # fmt: skip
+
+
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """CPU time of one call: other processes on the machine count less than in wall time."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def paired(name: str, ours: Callable[[], object], reference: Callable[[], object], rounds: int) -> float:
+    """Median ratio over rounds that run both, in alternating order."""
+    ours(), reference()
+    mine, theirs = [], []
+    for index in range(rounds):
+        for function, times in ((ours, mine), (reference, theirs))[:: 1 if index % 2 else -1]:
+            times.append(cpu_seconds(function))
+    ratios = sorted(one / other for one, other in zip(mine, theirs, strict=True))
+    low, high = ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]
+    ratio = statistics.median(ratios)
+    print(
+        f"{name:28s} {ratio:.3f} [{low:.3f}, {high:.3f}]   ours {1e3 * statistics.median(mine):.0f} ms   "
+        f"reference {1e3 * statistics.median(theirs):.0f} ms"
+    )
+    return ratio
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes of distinct storages kept for backward, without parameters and buffers."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = forward()
+    size = sum(storage.nbytes() for storage in storages.values())
+    del output
+    return size
+
+
+def main() -> None:
+    """Print one line per case and the JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--tiny", action="store_true", help="a quarter of the width: does it run?")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    batch, layers, rounds, tiny = 8, 6, options.rounds, options.tiny
+
+    joint, video_only = make_joint(layers, tiny), make_video(layers, tiny)
+    video = torch.randn(batch, CHANNELS, 1 + FRAMES, GRID, GRID)
+    actions, context = torch.randn(batch, ACTIONS, ACTION_DIM), torch.randn(batch, TEXT, TEXT_DIM)
+    times, action_time = torch.rand(batch, 1 + FRAMES), torch.rand(batch)
+    times[:, 0] = 0
+    per_token = (times * 1000).repeat_interleave((GRID // 2) ** 2, dim=1)
+    observation = Observation(latent=video[:, :, :1], context=context)
+
+    def joint_forward() -> None:
+        with torch.no_grad():
+            joint(video, actions, times, action_time, context)
+
+    def diffusers_forward() -> None:
+        with torch.no_grad():
+            video_only(video, per_token, context)
+
+    training_batch = Stage1Batch(video=video, actions=actions, context=context)
+    recipe = Stage1Recipe(video_times=ShiftedUniform(shift=5.0))
+    joint_optimizer = torch.optim.AdamW(joint.parameters(), lr=1e-4, fused=True)
+    video_optimizer = torch.optim.AdamW(video_only.parameters(), lr=1e-4, fused=True)
+
+    def joint_step() -> None:
+        joint_optimizer.zero_grad()
+        stage1_loss(joint, training_batch, recipe).total.backward()
+        joint_optimizer.step()
+
+    def diffusers_step() -> None:
+        video_optimizer.zero_grad()
+        noise = torch.randn_like(video[:, :, 1:])
+        now = times[:, None, 1:, None, None]
+        noisy = torch.cat((video[:, :, :1], torch.lerp(video[:, :, 1:], noise, now)), dim=2)
+        predicted = video_only(noisy, per_token, context).sample[:, :, 1:]
+        (predicted - (noise - video[:, :, 1:])).square().mean().backward()
+        video_optimizer.step()
+
+    noise = torch.Generator().manual_seed(0)
+    paths = torch.cat((torch.ones(batch, 1, FRAMES), torch.rand(batch, 10, FRAMES)), dim=1)
+    per_row = MatrixSchedule(paths.cummin(dim=1).values)
+
+    def chunk(schedule: SharedSchedule | MatrixSchedule) -> None:
+        denoise(
+            joint, observation, schedule, frames=FRAMES, action_steps=ACTIONS, clock=Clock.linear(10), generator=noise
+        )
+
+    def ten_forwards() -> None:
+        for _ in range(10):
+            joint_forward()
+
+    with torch.no_grad():
+        cache = joint.encode_context(context)
+
+    def cached_forward() -> None:
+        with torch.no_grad():
+            joint(video, actions, times, action_time, cache)
+
+    results: dict[str, float] = {}
+    results["joint_forward_vs_diffusers"] = paired(
+        "joint forward, text cached", cached_forward, diffusers_forward, rounds
+    )
+    results["uncached_forward_vs_diffusers"] = paired("joint forward", joint_forward, diffusers_forward, rounds)
+    results["train_step_vs_diffusers"] = paired("train step", joint_step, diffusers_step, rounds)
+    ours = saved_bytes(joint, lambda: joint(video, actions, times, action_time, context).video)
+    theirs = saved_bytes(video_only, lambda: video_only(video, per_token, context).sample)
+    results["saved_bytes_vs_diffusers"] = ours / theirs
+    sizes = f"{ours / batch / 1e6:.1f} MB and {theirs / batch / 1e6:.1f} MB a sample"
+    print(f"{'saved for backward':28s} {ours / theirs:.3f}   {sizes}")
+    few = max(3, rounds // 3)
+    results["chunk_vs_ten_forwards"] = paired("chunk of ten steps", lambda: chunk(SharedSchedule()), ten_forwards, few)
+    results["heterogeneous_vs_shared"] = paired(
+        "one schedule per row", lambda: chunk(per_row), lambda: chunk(SharedSchedule()), few
+    )
+    ours = count_on_cuda(lambda: WorldActionModel(state_dim=0), call_full_joint)
+    theirs = count_on_cuda(
+        lambda: WanTransformer3DModel(
+            num_layers=30,
+            num_attention_heads=24,
+            attention_head_dim=128,
+            ffn_dim=14336,
+            in_channels=48,
+            out_channels=48,
+        ),
+        call_full_video,
+    )
+    results["ops_per_step_30_layers"], results["diffusers_ops_30_layers"] = ours, theirs
+    print(f"{'operators, 30 layers':28s} {ours} and {theirs}")
+    print(json.dumps({name: round(value, 4) for name, value in results.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from wam_backbone import WorldActionModel
+
+settings.register_profile("wam-backbone", deadline=None)  # shared machines stall
+settings.load_profile("wam-backbone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """One batch of everything that a tiny model takes, two future latents and five actions."""
+
+    video: Tensor
+    actions: Tensor
+    video_times: Tensor
+    action_time: Tensor
+    context: Tensor
+    state: Tensor
+
+    def call(self, model, rows: slice = slice(None)):
+        return model(
+            self.video[rows],
+            self.actions[rows],
+            self.video_times[rows],
+            self.action_time[rows],
+            self.context[rows],
+            self.state[rows],
+        )
+
+
+@pytest.fixture
+def make_model() -> Callable[..., WorldActionModel]:
+    def make(layout: str = "full", objective: str = "velocity", state_dim: int = 6, **changes) -> WorldActionModel:
+        torch.manual_seed(0)
+        sizes = {"num_layers": 2, "num_heads": 2, "head_dim": 12, "video_ffn": 48, "action_width": 16, "action_ffn": 32}
+        sizes |= {"latent_channels": 4, "action_dim": 7, "text_dim": 10, "freq_dim": 16}
+        return WorldActionModel(layout=layout, objective=objective, state_dim=state_dim, **(sizes | changes))
+
+    return make
+
+
+@pytest.fixture
+def inputs() -> Inputs:
+    torch.manual_seed(1)
+    times = torch.rand(3, 3)
+    times[:, 0] = 0
+    return Inputs(
+        video=torch.randn(3, 4, 3, 4, 6),
+        actions=torch.randn(3, 5, 7),
+        video_times=times,
+        action_time=torch.rand(3),
+        context=torch.randn(3, 8, 10),
+        state=torch.randn(3, 6),
+    )

@@ -1,0 +1,242 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wam_backbone import (
+    ConfigurationError,
+    LogitNormal,
+    Objective,
+    Prediction,
+    ShapeError,
+    SharedTimes,
+    ShiftedUniform,
+    Stage1Batch,
+    Stage1Recipe,
+    Weighting,
+    WithEndpoints,
+    stage1_loss,
+)
+from wam_backbone.flow import add_noise, bell_weight, target, velocity
+
+MANY = 40_000
+unit = st.floats(0, 1, width=32)
+
+
+def source(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch_of(rows: int = 4, **changes) -> Stage1Batch:
+    torch.manual_seed(3)
+    fields = {
+        "video": torch.randn(rows, 4, 3, 4, 6),
+        "actions": torch.randn(rows, 5, 7),
+        "context": torch.randn(rows, 8, 10),
+        "state": torch.randn(rows, 6),
+    }
+    return Stage1Batch(**(fields | changes))
+
+
+class Recorder:
+    """Answers with constants and remembers what it was asked."""
+
+    def __init__(self, objective: Objective = Objective.VELOCITY) -> None:
+        self.objective = objective
+
+    def __call__(self, video, actions, video_times, action_time, context, state=None):
+        self.asked = (video, actions, video_times, action_time)
+        return Prediction(torch.zeros_like(video), torch.zeros_like(actions), self.objective)
+
+
+# --- times ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0, 0.3])
+def test_shifted_uniform_has_its_distribution_function(shift):
+    drawn = ShiftedUniform(shift=shift).sample(MANY, 1, generator=source())
+    for quantile in (0.05, 0.25, 0.5, 0.75, 0.95):
+        expected = shift * quantile / (1 + (shift - 1) * quantile)
+        assert abs((drawn < expected).float().mean() - quantile) < 0.01
+
+
+def test_shift_five_gives_the_quantiles_of_fast_wam():
+    drawn = 1000 * ShiftedUniform(shift=5.0).sample(200_000, 1, generator=source()).flatten()
+    published = torch.tensor([206.0, 627.0, 834.0, 938.0, 990.0])
+    found = torch.stack([drawn[:100_000].quantile(q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)])
+    torch.testing.assert_close(found, published, rtol=0.02, atol=0)
+
+
+def test_logit_normal_is_normal_in_logits():
+    logits = LogitNormal(mean=0.4, std=1.5).sample(MANY, 1, generator=source()).logit()
+    assert abs(logits.mean() - 0.4) < 0.03
+    assert abs(logits.std() - 1.5) < 0.03
+
+
+@pytest.mark.parametrize("distribution", [ShiftedUniform(), LogitNormal(), WithEndpoints(times=ShiftedUniform())])
+def test_latents_draw_independently(distribution):
+    times = distribution.sample(MANY, 2, generator=source())
+    assert abs(torch.corrcoef(times.T)[0, 1]) < 0.02
+
+
+def test_shared_times_are_one_draw():
+    for distribution in (
+        SharedTimes(times=LogitNormal()),
+        WithEndpoints(times=SharedTimes(times=ShiftedUniform()), clean=0.3, noise=0.3),
+        SharedTimes(times=WithEndpoints(times=ShiftedUniform(), clean=0.3, noise=0.3)),
+    ):
+        times = distribution.sample(200, 3, generator=source())
+        assert torch.equal(times, times[:, :1].expand(200, 3))
+        assert times[:, 0].unique().numel() > 50
+
+
+def test_end_points_come_as_often_as_asked():
+    times = WithEndpoints(times=ShiftedUniform(), clean=0.1, noise=0.2).sample(MANY, 2, generator=source())
+    assert abs((times == 0).float().mean() - 0.1) < 0.01
+    assert abs((times == 1).float().mean() - 0.2) < 0.01
+
+
+@given(shift=st.floats(0.01, 100), std=st.floats(0.01, 3), mean=st.floats(-2, 2), seed=st.integers(0, 10**6))
+def test_times_stay_in_the_unit_interval_and_follow_the_generator(shift, std, mean, seed):
+    for distribution in (ShiftedUniform(shift=shift), LogitNormal(mean=mean, std=std)):
+        times = distribution.sample(5, 3, generator=source(seed))
+        assert bool(((times >= 0) & (times <= 1)).all())
+        assert torch.equal(times, distribution.sample(5, 3, generator=source(seed)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ShiftedUniform(shift=0),
+        lambda: LogitNormal(std=0),
+        lambda: WithEndpoints(times=ShiftedUniform(), clean=0.6, noise=0.6),
+        lambda: WithEndpoints(times=ShiftedUniform(), clean=-0.1),
+    ],
+)
+def test_a_distribution_that_cannot_work_is_refused(make):
+    with pytest.raises(ConfigurationError):
+        make()
+
+
+# --- noising and targets -------------------------------------------------------------------------------------------
+
+
+def test_the_ends_of_the_path_are_exact():
+    clean, noise = torch.randn(4, 3), torch.randn(4, 3)
+    assert torch.equal(add_noise(clean, noise, torch.zeros(4, 1)), clean)
+    assert torch.equal(add_noise(clean, noise, torch.ones(4, 1)), noise)
+
+
+@given(time=st.floats(0, 0.97), seed=st.integers(0, 1000))
+def test_both_objectives_name_the_same_velocity(time, seed):
+    clean, noise = torch.randn(2, 3, 4, generator=source(seed))
+    noisy = add_noise(clean, noise, torch.tensor(time))
+    for objective in Objective:
+        found = velocity(target(clean, noise, objective), noisy, torch.tensor(time), objective)
+        torch.testing.assert_close(found, noise - clean, rtol=0, atol=2e-4)
+
+
+@given(time=unit)
+def test_the_bell_is_symmetric_and_not_negative(time):
+    weight, mirrored = bell_weight(torch.tensor([time, 1 - time])).tolist()
+    assert weight == pytest.approx(mirrored, abs=1e-5)
+    assert weight >= -1e-6
+
+
+def test_the_bell_has_the_published_values():
+    published = {1.0: 0.0, 0.99: 0.06, 0.9: 0.63, 0.5: 2.08, 0.0: 0.0}
+    for time, weight in published.items():
+        assert float(bell_weight(torch.tensor(time))) == pytest.approx(weight, abs=0.005)
+    times = ShiftedUniform(shift=5.0).sample(400_000, 1, generator=source())
+    assert float(bell_weight(times).mean()) == pytest.approx(1, abs=0.005)
+
+
+# --- the Stage-1 loss ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_the_loss_of_a_silent_model_is_the_mean_square_of_the_target(objective):
+    model, batch = Recorder(objective), batch_of(256)
+    losses = stage1_loss(model, batch, Stage1Recipe(video_weight=0.5, action_weight=2.0), generator=source())
+    variance = 2.0 if objective is Objective.VELOCITY else 1.0  # clean data are standard normal here
+    assert float(losses.video) == pytest.approx(variance, rel=0.03)
+    assert float(losses.action) == pytest.approx(variance, rel=0.05)
+    torch.testing.assert_close(losses.total, 0.5 * losses.video + 2.0 * losses.action)
+
+
+def test_the_observation_stays_clean_at_time_zero_and_has_no_loss():
+    model, batch = Recorder(), batch_of()
+    losses = stage1_loss(model, batch, Stage1Recipe(), generator=source())
+    video, _, video_times, action_time = model.asked
+    assert torch.equal(video[:, :, 0], batch.video[:, :, 0])
+    assert torch.equal(video_times[:, 0], torch.zeros(4))
+    assert bool((video_times[:, 1:] > 0).all())
+    assert len(set(video_times[:, 1:].flatten().tolist() + action_time.tolist())) == 12  # all drawn separately
+
+    batch.video[:, :, 0] = 100.0
+    assert torch.equal(stage1_loss(model, batch, Stage1Recipe(), generator=source()).video, losses.video)
+
+
+def test_a_perfect_model_has_no_loss():
+    batch = batch_of()
+    zeros = batch_of(video=torch.zeros_like(batch.video), actions=torch.zeros_like(batch.actions))
+
+    class Perfect(Recorder):
+        def __call__(self, video, actions, video_times, action_time, context, state=None):
+            # With clean data of zero the velocity is the noise, x_t / t.
+            times = video_times[:, None, :, None, None]
+            return Prediction(
+                torch.where(times > 0, video / times, 0), actions / action_time[:, None, None], Objective.VELOCITY
+            )
+
+    losses = stage1_loss(Perfect(), zeros, Stage1Recipe(), generator=source())
+    assert float(losses.total) < 1e-10
+
+
+def test_padding_changes_nothing_even_when_it_is_nan():
+    valid = torch.ones(4, 5, dtype=torch.bool)
+    valid[1, 3:] = False
+    frames = torch.ones(4, 2, dtype=torch.bool)
+    frames[2, 1] = False
+    clean = batch_of(actions_valid=valid, video_valid=frames)
+    dirty = batch_of(actions_valid=valid, video_valid=frames)
+    dirty.actions[1, 3:] = math.nan
+    dirty.video[2, :, 2] = math.nan
+    model = Recorder()
+    expected = stage1_loss(model, clean, Stage1Recipe(), generator=source())
+    found = stage1_loss(model, dirty, Stage1Recipe(), generator=source())
+    assert torch.equal(found.total, expected.total)
+    unmasked = stage1_loss(model, batch_of(), Stage1Recipe(), generator=source())
+    assert not torch.equal(unmasked.action, expected.action)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ShapeError, match=r"\(4, 4\).*\(4, 5\)"):
+        stage1_loss(Recorder(), batch_of(actions_valid=torch.ones(4, 4, dtype=torch.bool)), Stage1Recipe())
+
+
+def test_video_without_a_future_is_refused():
+    with pytest.raises(ShapeError, match="at least one future"):
+        stage1_loss(Recorder(), batch_of(video=torch.zeros(4, 4, 1, 4, 6)), Stage1Recipe())
+
+
+def test_bell_weights_scale_the_loss_of_each_latent():
+    at_the_end = WithEndpoints(times=ShiftedUniform(), noise=1.0)
+    recipe = Stage1Recipe(video_times=at_the_end, action_times=at_the_end, weighting=Weighting.BELL)
+    assert abs(float(stage1_loss(Recorder(), batch_of(), recipe, generator=source()).total)) < 1e-5
+
+
+@pytest.mark.parametrize("objective", ["velocity", "epsilon"])
+def test_training_lowers_the_loss(objective, make_model):
+    model, batch = make_model(objective=objective), batch_of(16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    history = []
+    for step in range(40):
+        losses = stage1_loss(model, batch, Stage1Recipe(), generator=source(step % 4))
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        history.append(float(losses.total.detach()))
+    assert sum(history[-4:]) < 0.8 * sum(history[:4])

@@ -1,0 +1,226 @@
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from wam_backbone import ConfigurationError, ShapeError, WorldActionModel, load_wan_weights, wan_weights
+from wam_backbone.errors import WeightsError
+
+LAYOUTS = ["full", "joint", "fastwam", "idm"]
+
+
+@pytest.fixture
+def wan() -> WanTransformer3DModel:
+    """The sizes of `make_model`, in diffusers."""
+    torch.manual_seed(2)
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=10,
+        freq_dim=16, ffn_dim=48, num_layers=2,
+    )  # fmt: skip
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    assert one.shape == other.shape
+    return float((one - other).abs().max().detach())
+
+
+@pytest.mark.parametrize("layout", ["full", "idm"])
+def test_the_video_half_alone_is_diffusers_wan_with_per_token_times(layout, make_model, wan, inputs):
+    model = make_model(layout)
+    load_wan_weights(model, wan.state_dict())
+    tokens_per_frame = 2 * 3
+    per_token = (inputs.video_times * 1000).repeat_interleave(tokens_per_frame, dim=1)
+    with torch.no_grad():
+        theirs = wan(inputs.video, per_token, inputs.context).sample
+        ours = model(inputs.video, None, inputs.video_times, None, inputs.context)
+    assert ours.actions is None
+    assert theirs.abs().max() > 0.5
+    assert difference(ours.video, theirs) < 1e-5
+
+
+def test_one_shared_time_through_the_per_latent_path_is_wans_scalar_path(make_model, wan, inputs):
+    model = make_model()
+    load_wan_weights(model, wan.state_dict())
+    time = torch.tensor([0.0, 0.37, 1.0])
+    with torch.no_grad():
+        theirs = wan(inputs.video, time * 1000, inputs.context).sample
+        ours = model(inputs.video, None, time.unsqueeze(1).expand(3, 3), None, inputs.context)
+    assert difference(ours.video, theirs) < 1e-5
+
+
+def test_wan_weights_come_back_under_their_own_names(make_model, wan):
+    model = make_model()
+    load_wan_weights(model, wan.state_dict())
+    back = wan_weights(model)
+    assert back.keys() == wan.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in wan.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_listed_and_nothing_is_copied(make_model, wan):
+    model = make_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = dict(wan.state_dict())
+    weights["blocks.7.ffn.extra"] = weights.pop("proj_out.bias")
+    weights["patch_embedding.bias"] = torch.zeros(3)
+    listed = (
+        r"missing: `proj_out.bias`; unexpected: `blocks.7.video.ffn.extra`; misshapen: `patch_embedding.bias \(3,\)"
+    )
+    with pytest.raises(WeightsError, match=listed):
+        load_wan_weights(model, weights)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cached_text_gives_the_same_prediction(layout, make_model, inputs):
+    model = make_model(layout)
+    with torch.no_grad():
+        plain = inputs.call(model)
+        cached = model(
+            inputs.video,
+            inputs.actions,
+            inputs.video_times,
+            inputs.action_time,
+            model.encode_context(inputs.context),
+            inputs.state,
+        )
+    assert torch.equal(plain.video, cached.video)
+    assert torch.equal(plain.actions, cached.actions)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batch_rows_are_independent(layout, make_model, inputs):
+    model = make_model(layout)
+    with torch.no_grad():
+        together = inputs.call(model)
+        alone = inputs.call(model, slice(1, 2))
+    assert difference(together.video[1:2], alone.video) < 1e-5
+    assert difference(together.actions[1:2], alone.actions) < 1e-5
+
+
+def test_every_input_reaches_the_actions(make_model, inputs):
+    model = make_model("full")
+    with torch.no_grad():
+        actions = inputs.call(model).actions
+        for field in ("video", "actions", "video_times", "action_time", "context", "state"):
+            changed = replace(inputs, **{field: 1 - getattr(inputs, field)})
+            assert difference(changed.call(model).actions, actions) > 1e-4, field
+
+
+@pytest.mark.parametrize("layout", ["joint", "fastwam", "idm"])
+def test_video_that_never_sees_actions_does_not_depend_on_them(layout, make_model, inputs):
+    model = make_model(layout)
+    with torch.no_grad():
+        video = inputs.call(model).video
+        changed = replace(inputs, actions=-inputs.actions, state=-inputs.state, action_time=1 - inputs.action_time)
+        assert torch.equal(changed.call(model).video, video)
+        assert not torch.equal(replace(inputs, actions=-inputs.actions).call(make_model("full")).video, video)
+
+
+def test_fastwam_actions_do_not_depend_on_the_future(make_model, inputs):
+    model = make_model("fastwam")
+    future = inputs.video.clone()
+    future[:, :, 1:] *= -1
+    with torch.no_grad():
+        assert torch.equal(replace(inputs, video=future).call(model).actions, inputs.call(model).actions)
+
+
+@pytest.mark.parametrize("state_dim", [0, 6])
+@pytest.mark.parametrize("modulated_action_head", [True, False])
+def test_a_gradient_reaches_every_parameter(state_dim, modulated_action_head, make_model, inputs):
+    model = make_model(state_dim=state_dim, modulated_action_head=modulated_action_head)
+    state = inputs.state if state_dim else None
+    prediction = model(inputs.video, inputs.actions, inputs.video_times, inputs.action_time, inputs.context, state)
+    (prediction.video.square().mean() + prediction.actions.square().mean()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert len(list(model.parameters())) > 50
+    assert without == []
+
+
+def test_checkpointing_changes_no_gradient(make_model, inputs):
+    gradients = []
+    for checkpointing in (False, True):
+        model = make_model()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        model.train()
+        prediction = inputs.call(model)
+        (prediction.video.sum() + prediction.actions.sum()).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_saving_and_loading_is_bit_exact(make_model, inputs, tmp_path):
+    model = make_model("joint", "epsilon", modulated_action_head=False)
+    model.save_pretrained(tmp_path)
+    loaded = WorldActionModel.from_pretrained(tmp_path)
+    assert (loaded.layout, loaded.objective) == (model.layout, model.objective)
+    weights = loaded.state_dict()
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(inputs.call(loaded).video, inputs.call(model).video)
+        assert torch.equal(inputs.call(loaded).actions, inputs.call(model).actions)
+
+
+def test_a_model_first_run_in_inference_mode_can_still_train(make_model, inputs):
+    model = make_model(rope_theta=777.0)  # its own entry of the rotation cache
+    with torch.inference_mode():
+        inputs.call(model)
+    inputs.call(model).actions.sum().backward()
+    assert model.action_proj_out.weight.grad is not None
+
+
+def test_half_precision_weights_run_and_stay_close(make_model, inputs):
+    model = make_model()
+    with torch.no_grad():
+        exact = inputs.call(model)
+        half = inputs.call(model.to(torch.bfloat16))
+    assert half.video.dtype == torch.bfloat16
+    assert difference(half.video.float(), exact.video) < 0.05
+    assert difference(half.actions.float(), exact.actions) < 0.05
+
+
+def test_full_size_has_the_published_parameter_counts():
+    with torch.device("meta"):
+        model = WorldActionModel(modulated_action_head=False)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    video = sum(tensor.numel() for tensor in wan_weights(model).values())
+    action = total - video
+    assert round(video / 1e9, 3) == 5.000  # Wan 2.2 TI2V-5B
+    assert round(action / 1e9, 3) == 1.021  # Fast-WAM's action expert
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layout": "dense"}, "`layout` is `dense`; use one of `full`, `joint`, `fastwam`, `idm`"),
+        ({"objective": "x0"}, "`objective` is `x0`"),
+        ({"head_dim": 7}, "`head_dim` is 7"),
+        ({"patch_size": (2, 2, 2)}, "`patch_size`"),
+        ({"num_layers": 0}, "`num_layers` is 0"),
+        ({"state_dim": -1}, "`state_dim` is -1"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused(changes, message, make_model):
+    with pytest.raises(ConfigurationError, match=message):
+        make_model(**changes)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("video", torch.zeros(3, 5, 3, 4, 6), "latent_channels = 4"),
+        ("video", torch.zeros(3, 4, 3, 5, 6), "5 x 6"),
+        ("video_times", torch.zeros(3), r"\(3, 3\)"),
+        ("actions", torch.zeros(3, 5, 8), "action_dim = 7"),
+        ("actions", None, "without `actions`"),
+        ("action_time", torch.zeros(3, 1), "`action_time`"),
+        ("context", torch.zeros(3, 8, 11), "text_dim = 10"),
+        ("state", None, "`state` is None"),
+    ],
+)
+def test_an_input_of_the_wrong_shape_is_named(field, value, message, make_model, inputs):
+    fields = asdict(inputs)
+    with pytest.raises(ShapeError, match=message):
+        make_model()(**(fields | {field: value}))

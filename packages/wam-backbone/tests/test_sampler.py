@@ -1,0 +1,246 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wam_backbone import (
+    Blind,
+    Clock,
+    ConfigurationError,
+    ContextCache,
+    MatrixSchedule,
+    MonotoneSchedule,
+    Noise,
+    Objective,
+    Observation,
+    Prediction,
+    ScheduleError,
+    ShapeError,
+    SharedSchedule,
+    denoise,
+)
+from wam_backbone.flow import EPSILON_HORIZON
+
+FRAMES, STEPS, ACTION_DIM = 2, 5, 7
+
+
+class PointMass:
+    """The exact model of data that is one point: velocity `(x - m) / t`, along which Euler makes no error.
+
+    From any start e, the state at time t is `(1 - t) m + t e`, whatever the steps.
+    """
+
+    action_dim = ACTION_DIM
+
+    def __init__(self, video: float, action: float, objective: Objective = Objective.VELOCITY) -> None:
+        self.video, self.action, self.objective = video, action, objective
+
+    def encode_context(self, context):
+        return ContextCache(())
+
+    def __call__(self, video, actions, video_times, action_time, context, state=None):
+        times, time = video_times[:, None, :, None, None], action_time[:, None, None]
+        return Prediction(
+            self._predict(video, times, self.video), self._predict(actions, time, self.action), self.objective
+        )
+
+    def _predict(self, noisy, times, point):
+        if self.objective is Objective.EPSILON:
+            times = times.clamp(max=1 - EPSILON_HORIZON)
+            return torch.where(times > 0, (noisy - (1 - times) * point) / times, 0)
+        return torch.where(times > 0, (noisy - point) / times, 0)
+
+
+class Scales:
+    """A stand-in for a learned gate: alpha per step and latent, eq. (5); it may overshoot."""
+
+    def __init__(self, alpha: torch.Tensor) -> None:
+        self.alpha = alpha
+        self.steps = []
+
+    def next_times(self, step):
+        self.steps.append(step)
+        return step.times - self.alpha[:, step.index] * step.decrement
+
+
+@pytest.fixture
+def observation() -> Observation:
+    torch.manual_seed(0)
+    return Observation(latent=torch.randn(3, 4, 1, 4, 6), context=torch.randn(3, 8, 10), state=torch.randn(3, 6))
+
+
+def run(model, observation, schedule, **options):
+    options = {"generator": torch.Generator().manual_seed(7)} | options
+    return denoise(model, observation, schedule, frames=FRAMES, action_steps=STEPS, **options)
+
+
+def start(observation) -> Noise:
+    generator = torch.Generator().manual_seed(7)
+    return Noise.draw(observation, frames=FRAMES, action_steps=STEPS, action_dim=ACTION_DIM, generator=generator)
+
+
+@pytest.mark.parametrize("clock", [Clock.linear(1), Clock.linear(10), Clock.cosine(6), Clock.shifted(5.0, 10)])
+@pytest.mark.parametrize("schedule", [SharedSchedule(), MonotoneSchedule(lag=0.7)])
+def test_the_exact_velocity_is_followed_to_the_data(clock, schedule, observation):
+    chunk = run(PointMass(0.5, -2.0), observation, schedule, clock=clock)
+    torch.testing.assert_close(chunk.latents, torch.full_like(chunk.latents, 0.5), rtol=0, atol=2e-5)
+    torch.testing.assert_close(chunk.actions, torch.full_like(chunk.actions, -2.0), rtol=0, atol=2e-5)
+    assert torch.equal(chunk.times[:, -1], torch.zeros(3, FRAMES))
+
+
+def test_the_exact_noise_is_followed_to_the_data_as_well(observation):
+    chunk = run(PointMass(0.5, -2.0, Objective.EPSILON), observation, SharedSchedule())
+    torch.testing.assert_close(chunk.latents, torch.full_like(chunk.latents, 0.5), rtol=0, atol=1e-4)
+    torch.testing.assert_close(chunk.actions, torch.full_like(chunk.actions, -2.0), rtol=0, atol=1e-4)
+
+
+@given(seed=st.integers(0, 10**6), steps=st.integers(1, 12))
+def test_eq_6_holds_for_any_scales_and_residual_noise_is_what_the_times_say(seed, steps):
+    generator = torch.Generator().manual_seed(seed)
+    observation = Observation(latent=torch.zeros(3, 4, 1, 2, 2), context=torch.zeros(3, 1, 1))
+    alpha = 2 * torch.rand(3, steps, FRAMES, generator=generator)
+    noise = start(observation)
+    chunk = run(PointMass(0.5, 0.0), observation, Scales(alpha), clock=Clock.linear(steps), noise=noise)
+
+    times = torch.ones(3, FRAMES)
+    for step in range(steps):
+        assert torch.allclose(chunk.times[:, step], times, atol=2e-6)
+        times = (times - alpha[:, step] / steps).clamp(0, 1)
+    assert torch.allclose(chunk.times[:, -1], times, atol=2e-6)
+    left = chunk.times[:, -1, None, :][..., None, None].movedim(1, 1)
+    torch.testing.assert_close(chunk.latents, (1 - left) * 0.5 + left * noise.video, rtol=0, atol=5e-5)
+
+
+def test_a_latent_that_does_not_fall_does_not_move(observation):
+    matrix = torch.tensor([[1.0, 1.0], [0.4, 1.0], [0.4, 1.0], [0.0, 1.0]])
+    noise = start(observation)
+    chunk = run(PointMass(0.5, 0.0), observation, MatrixSchedule(matrix), clock=Clock.linear(3), noise=noise)
+    assert torch.equal(chunk.latents[:, :, 1], noise.video[:, :, 1])
+    assert not torch.equal(chunk.latents[:, :, 0], noise.video[:, :, 0])
+
+
+def test_a_schedule_sees_every_step_of_all_rows(observation):
+    schedule = Scales(torch.full((3, 4, FRAMES), 0.5))
+    chunk = run(PointMass(0.5, 0.0), observation, schedule, clock=Clock.linear(4), video_clock=Clock.shifted(5.0, 4))
+    seen = schedule.steps
+    assert [step.index for step in seen] == [0, 1, 2, 3]
+    assert {step.num_steps for step in seen} == {4}
+    assert sum(step.decrement for step in seen) == pytest.approx(1)
+    assert [step.action_time for step in seen] == [1.0, 0.75, 0.5, 0.25]
+    assert [step.nominal_time for step in seen] == list(Clock.shifted(5.0, 4).times[:4])
+    assert all(torch.equal(step.observation, observation.latent) for step in seen)
+    assert torch.equal(torch.stack([step.times for step in seen], dim=1), chunk.times[:, :-1])
+    assert torch.equal(seen[0].latents, start(observation).video)
+    assert torch.allclose(chunk.times[:, -1], torch.full((3, FRAMES), 0.5))
+
+
+def test_the_real_model_samples_each_row_as_if_it_were_alone(make_model, observation):
+    model = make_model()
+    alpha = 2 * torch.rand(3, 10, FRAMES, generator=torch.Generator().manual_seed(1))
+    noise = start(observation)
+    together = run(model, observation, Scales(alpha), noise=noise)
+    for row in range(3):
+        only = slice(row, row + 1)
+        alone = run(
+            model,
+            Observation(
+                latent=observation.latent[only], context=observation.context[only], state=observation.state[only]
+            ),
+            Scales(alpha[only]),
+            noise=Noise(video=noise.video[only], actions=noise.actions[only]),
+        )
+        torch.testing.assert_close(together.actions[only], alone.actions, rtol=0, atol=1e-4)
+        torch.testing.assert_close(together.latents[only], alone.latents, rtol=0, atol=1e-4)
+        assert torch.equal(together.times[only], alone.times)
+
+
+def test_a_generator_per_row_makes_noise_independent_of_the_batch(observation):
+    sources = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
+    together = Noise.draw(observation, frames=2, action_steps=5, action_dim=7, generator=sources)
+    last = replace(observation, latent=observation.latent[2:])
+    alone = Noise.draw(last, frames=2, action_steps=5, action_dim=7, generator=[torch.Generator().manual_seed(7)])
+    assert torch.equal(together.video[2:], alone.video)
+    assert torch.equal(together.actions[2:], alone.actions)
+    with pytest.raises(ShapeError, match="2 generators came for 3 rows"):
+        Noise.draw(observation, frames=2, action_steps=5, action_dim=7, generator=sources[:2])
+
+
+def test_the_same_generator_gives_the_same_chunk(make_model, observation):
+    model = make_model()
+    one, other = (run(model, observation, SharedSchedule()) for _ in range(2))
+    assert torch.equal(one.actions, other.actions)
+    assert not one.actions.requires_grad
+
+
+def test_an_encoded_context_is_used_as_it_is(make_model, observation):
+    model = make_model()
+    cached = replace(observation, context=model.encode_context(observation.context))
+    assert torch.equal(run(model, cached, SharedSchedule()).actions, run(model, observation, SharedSchedule()).actions)
+
+
+def test_blind_sampling_leaves_the_video_as_noise(make_model, observation):
+    chunk = run(make_model(), observation, Blind())
+    assert torch.equal(chunk.latents, start(observation).video)
+    assert bool((chunk.times == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda step: step.times[:, :1], r"\(3, 1\) in step 0.*\(3, 2\)"),
+        (lambda step: step.times * math.nan, "NaN"),
+    ],
+)
+def test_times_that_make_no_sense_are_refused(bad, message, observation):
+    class Bad:
+        next_times = staticmethod(bad)
+
+    with pytest.raises(ScheduleError, match=message):
+        run(PointMass(0.0, 0.0), observation, Bad())
+
+
+def test_noise_is_never_put_back(observation):
+    class Upwards:
+        def next_times(self, step):
+            return step.times + 0.3 if step.index % 2 else step.times - 0.3
+
+    times = run(PointMass(0.0, 0.0), observation, Upwards()).times
+    assert bool((times.diff(dim=1) <= 0).all())
+
+
+def test_clocks_that_disagree_are_refused(observation):
+    with pytest.raises(ConfigurationError, match="3 steps and `video_clock` 4"):
+        run(PointMass(0.0, 0.0), observation, SharedSchedule(), clock=Clock.linear(3), video_clock=Clock.linear(4))
+
+
+def test_noise_of_another_shape_is_refused(observation):
+    noise = start(observation)
+    with pytest.raises(ShapeError, match=r"`noise.video`"):
+        run(PointMass(0.0, 0.0), observation, Blind(), noise=replace(noise, video=noise.video[:, :, :1]))
+    with pytest.raises(ShapeError, match=r"`noise.actions`"):
+        run(PointMass(0.0, 0.0), observation, Blind(), noise=replace(noise, actions=noise.actions[:, :3]))
+
+
+@given(steps=st.integers(1, 50), shift=st.floats(0.1, 20))
+def test_clocks_fall_from_one_to_zero(steps, shift):
+    for clock in (Clock.linear(steps), Clock.cosine(steps), Clock.shifted(shift, steps), Clock.linear(steps).held(2)):
+        assert clock.times[0] == 1
+        assert clock.times[-1] == 0
+        assert clock.num_steps in (steps, steps + 2)
+
+
+def test_clocks_have_their_shapes():
+    assert Clock.linear(4).times == (1.0, 0.75, 0.5, 0.25, 0.0)
+    assert Clock.cosine(3).times == pytest.approx((1, math.cos(math.pi / 6), 0.5, 0), abs=1e-12)
+    published = (1, 0.978, 0.952, 0.921, 0.882, 0.833, 0.769, 0.682, 0.556, 0.357, 0)
+    assert Clock.shifted(5.0, 10).times == pytest.approx(published, abs=5e-4)
+    assert Clock.linear(2).delayed(2).times == (1.0, 1.0, 1.0, 0.5, 0.0)
+
+
+@pytest.mark.parametrize("times", [(1.0,), (0.9, 0.0), (1.0, 0.1), (1.0, 0.2, 0.3, 0.0)])
+def test_a_clock_that_does_not_fall_is_refused(times):
+    with pytest.raises(ConfigurationError, match="falls from 1 to 0"):
+        Clock(times)
