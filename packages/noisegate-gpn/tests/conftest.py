@@ -49,6 +49,12 @@ class Chunk:
         return Chunk(self.latents[rows], self.observation[rows], self.decrements)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tensors are tiny: threads would only wait for each other, and on a busy machine for long."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def make_chunk() -> Callable[..., Chunk]:
     def make(
