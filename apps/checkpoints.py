@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 State = Any
@@ -34,9 +34,8 @@ def save_state(path: Path, state: State) -> None:
     structure = json.dumps(_strip(state, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(save(tensors, metadata={"structure": structure}))
-        file.flush()
+    save_file(tensors, temporary, metadata={"structure": structure})
+    with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
 
@@ -60,7 +59,7 @@ def _strip(value: State, tensors: dict[str, Tensor]) -> State:
     """Replace every tensor by a reference, collecting it under a running number."""
     if isinstance(value, Tensor):
         name = f"{len(tensors):06d}"
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {_TENSOR: name}
     if isinstance(value, Mapping):
         # Pairs, not an object: optimizer states have integer keys, which JSON would turn into strings.

@@ -1,0 +1,54 @@
+"""One episode per task, shown: executed frames over imagined ones, and the times of its first chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evaluation import Protocol, Variant
+from figures import Pictures, Times, film_strip, over, write_video
+from robotwin_env import TabletopConfig
+from robotwin_env.tabletop import ChunkOutcome
+from robotwin_env.vector import EnvironmentPool
+from rollout import PlayedEpisode, play
+from views import CAMERAS, tile
+from wam_backbone import Schedule
+from world_policy import Plan
+
+CONTROL_HZ = 25
+
+
+def show(
+    variant: Variant,
+    protocol: Protocol,
+    pool: EnvironmentPool[TabletopConfig, ChunkOutcome],
+    folder: Path,
+    *,
+    tasks: Sequence[str],
+) -> dict[str, Times]:
+    """Play each task's first held-out scene and film it.
+
+    Returns:
+        Task to the times of its first chunk, `(steps + 1, frames)`.
+    """
+    times: dict[str, Times] = {}
+    policy, stride = variant.policy, variant.policy.settings.frame_stride
+    for task in tasks:
+        imagined: list[Pictures] = []
+        chunks: list[Times] = []
+
+        def on_chunk(_: Sequence[PlayedEpisode], __: Schedule, plan: Plan) -> None:
+            imagined.append(policy.picture(plan, 0)[1:])  # noqa: B023  (called within this turn of the loop only)
+            chunks.append(plan.chunk.times[0].numpy())  # noqa: B023
+
+        job = protocol.jobs(task)[0]
+        ((_, episode),) = play(policy, pool, [job], variant.choose, on_chunk=on_chunk, record_every=stride)
+        executed = tile({name: np.stack([frame[name] for frame in episode.frames]) for name in CAMERAS}).numpy()[1:]
+        # The last chunk may end early; every other one is as long as what it imagined.
+        frames = over(executed, np.concatenate(imagined)[: len(executed)])
+        write_video(folder / f"{task}.mp4", frames, frames_per_second=CONTROL_HZ / stride)
+        film_strip(folder / f"{task}.png", frames, columns=8)
+        times[task] = chunks[0]
+    return times

@@ -1,0 +1,185 @@
+"""A trained world action model with everything that it needs to act: codec, text encoder, normalisation, chunk sizes.
+
+A policy folder holds `backbone/` and `codec/` (safetensors with their configurations) and `policy.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from checkpoints import generator_of
+from runs import RunError, read_json, write_json
+from views import tile, to_codec, to_pictures
+from wam_backbone import (
+    Chunk,
+    Clock,
+    ConvCodec,
+    HashTextEncoder,
+    Noise,
+    Observation,
+    Schedule,
+    WorldActionModel,
+    denoise,
+)
+
+CameraImages = Mapping[str, NDArray[Any]]
+"""One observation of an environment: camera pictures and `state`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalizer:
+    """Standardisation of a 14-number state or action by the training data's mean and deviation."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "steps 14"], *, least: float = 1e-2) -> Self:
+        """Measure mean and deviation; a number that hardly moves is divided by `least`."""
+        return cls(mean=tuple(values.mean(0).tolist()), std=tuple(values.std(0).clamp(min=least).tolist()))
+
+    def normalize(self, values: Float[Tensor, "*rest 14"]) -> Float[Tensor, "*rest 14"]:
+        """Standardise."""
+        return (values - torch.tensor(self.mean)) / torch.tensor(self.std)
+
+    def restore(self, values: Float[Tensor, "*rest 14"]) -> Float[Tensor, "*rest 14"]:
+        """Undo `normalize`."""
+        return values * torch.tensor(self.std) + torch.tensor(self.mean)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """Sizes and statistics that were fixed in training."""
+
+    states: Normalizer
+    actions: Normalizer
+    action_steps: int = 16
+    """Actions of a chunk, at 25 Hz."""
+    future_latents: int = 2
+    """Imagined latents of a chunk, four frames each."""
+    frame_stride: int = 2
+    """Control steps between two imagined frames."""
+    text_dim: int = 64
+    """Channels of a text token."""
+    text_length: int = 24
+    """Text tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the policy wants to do, and what it imagines."""
+
+    actions: Float[np.ndarray, "batch steps 14"]
+    """Joint targets (rad) and grippers; may lie outside the limits."""
+    chunk: Chunk
+    observation: Float[Tensor, "batch channels 1 h w"]
+    """The observed latent."""
+
+
+class WorldPolicy:
+    """Observations and instructions in, action chunks and imagined video out.
+
+    Args:
+        backbone: The world action model.
+        codec: Its codec.
+        settings: Its sizes and statistics.
+        clock: Path of the action time; ten equal steps unless told.
+    """
+
+    def __init__(
+        self, backbone: WorldActionModel, codec: ConvCodec, settings: PolicySettings, *, clock: Clock | None = None
+    ) -> None:
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.codec = codec.eval().requires_grad_(False)
+        self.settings = settings
+        self.clock = clock or Clock.linear()
+        text = HashTextEncoder(dim=settings.text_dim, length=settings.text_length)
+        self._embed = lru_cache(maxsize=4096)(lambda instruction: text.encode([instruction])[0])
+
+    @classmethod
+    def load(cls, folder: Path, *, clock: Clock | None = None) -> Self:
+        """Load a policy folder.
+
+        Raises:
+            RunError: If there is none.
+        """
+        if not (folder / "policy.json").exists():
+            raise RunError(f"`{folder}` holds no policy (no `policy.json`); train one with `uv run apps/stage1.py`.")
+        record = read_json(folder / "policy.json")
+        normalizers = {
+            name: Normalizer(mean=tuple(record[name]["mean"]), std=tuple(record[name]["std"]))
+            for name in ("states", "actions")
+        }
+        return cls(
+            WorldActionModel.from_pretrained(folder / "backbone"),
+            ConvCodec.from_pretrained(folder / "codec"),
+            PolicySettings(**{**record, **normalizers}),
+            clock=clock,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write a policy folder."""
+        self.backbone.save_pretrained(folder / "backbone")
+        self.codec.save_pretrained(folder / "codec")
+        write_json(folder / "policy.json", asdict(self.settings))
+
+    def embed(self, instructions: Sequence[str]) -> Float[Tensor, "batch text text_dim"]:
+        """Embed instructions; each is embedded once."""
+        return torch.stack([self._embed(instruction) for instruction in instructions])
+
+    @torch.no_grad()
+    def plan(
+        self,
+        observations: Sequence[CameraImages],
+        instructions: Sequence[str],
+        schedule: Schedule,
+        noise_seeds: Sequence[tuple[int | str, ...]],
+    ) -> Plan:
+        """Denoise one chunk per row.
+
+        Args:
+            observations: One per row.
+            instructions: One per row.
+            schedule: Chooses the video times.
+            noise_seeds: What each row's initial noise depends on, and nothing else.
+        """
+        frames = torch.cat([tile(observation) for observation in observations])
+        latent = self.codec.encode_observation(rearrange(to_codec(frames), "c b h w -> b c h w"))
+        states = torch.from_numpy(np.stack([observation["state"] for observation in observations])).float()
+        known = Observation(
+            latent=latent, context=self.embed(instructions), state=self.settings.states.normalize(states)
+        )
+        noise = Noise.draw(
+            known,
+            frames=self.settings.future_latents,
+            action_steps=self.settings.action_steps,
+            action_dim=self.backbone.action_dim,
+            generator=[generator_of("noise", *seed) for seed in noise_seeds],
+        )
+        chunk = denoise(
+            self.backbone,
+            known,
+            schedule,
+            frames=self.settings.future_latents,
+            action_steps=self.settings.action_steps,
+            clock=self.clock,
+            noise=noise,
+        )
+        return Plan(actions=self.settings.actions.restore(chunk.actions).numpy(), chunk=chunk, observation=latent)
+
+    @torch.no_grad()
+    def picture(self, plan: Plan, row: int) -> NDArray[np.uint8]:
+        """Decode the imagined frames of one row, the observed one first: `(1 + 4 F, rows, columns, 3)` RGB."""
+        latents = torch.cat((plan.observation[row : row + 1], plan.chunk.latents[row : row + 1]), dim=2)
+        return to_pictures(self.codec.decode(latents)[0])
