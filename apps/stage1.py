@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackboneSize:
-    """Sizes of the world action model; the defaults are the tabletop's 2.5 million parameters."""
+    """Sizes of the world action model; the defaults are the tabletop's."""
 
-    num_layers: int = 5
+    num_layers: int = 4
     """Layers of joint attention."""
     num_heads: int = 4
     """Heads of the joint attention."""
     head_dim: int = 32
     """Channels of a head; the video is `num_heads * head_dim` wide."""
-    video_ffn: int = 384
+    video_ffn: int = 256
     """Channels inside the video's feed-forward."""
     action_width: int = 128
     """Channels of an action token."""
-    action_ffn: int = 512
+    action_ffn: int = 384
     """Channels inside the action's feed-forward."""
     freq_dim: int = 64
     """Channels of the sinusoidal time features."""
@@ -54,7 +54,7 @@ class Stage1Config:
     """Times of the predicted latents: one each (NoiseGate), or one for all (the ablation Shared-t)."""
     backbone: BackboneSize = BackboneSize()
     """Sizes of the model."""
-    steps: int = 12000
+    steps: int = 9000
     """Optimiser steps."""
     batch_size: int = 64
     """Windows per step."""

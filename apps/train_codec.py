@@ -184,7 +184,7 @@ def run(config: CodecConfig) -> None:
         loss.backward()
         optimizer.step()
         if (step + 1) % 50 == 0:
-            accelerator.log({"reconstruction": reconstruction, "position": position}, step=step + 1)
+            accelerator.log({"reconstruction": reconstruction.item(), "position": position.item()}, step=step + 1)
         if (step + 1) % config.checkpoint_every == 0:
             state.save(step + 1)
 
