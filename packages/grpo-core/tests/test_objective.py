@@ -123,7 +123,7 @@ def test_gradients_are_those_of_finite_differences(level, aggregation, surrogate
 
 
 def test_cispo_weighs_the_log_probability_gradient_by_the_bounded_ratio():
-    log_prob = torch.tensor([0.0, 0.5, 2.0], dtype=torch.float64, requires_grad=True)
+    log_prob = torch.tensor([-0.4, 0.5, 2.0], dtype=torch.float64, requires_grad=True)
     advantages = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
     cispo(log_prob, advantages, log_prob, cap=1.5).loss.sum().backward()
     weights = log_prob.detach().exp().clamp(max=1.5)
