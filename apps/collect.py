@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robotwin_env.episodes import Episode, episode_path, write_episode
 from robotwin_env.tabletop import TASKS, TabletopConfig, TabletopEnv
-from runs import RunFolder
+from runs import RunFolder, launch
 
 EXPERT_FAILED = "expert failed"
 
@@ -141,4 +140,4 @@ def run(config: CollectConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(CollectConfig, description=__doc__))
+    launch(CollectConfig, run, __doc__)

@@ -41,6 +41,8 @@ class Demonstrations:
     object_positions: Mapping[str, Float[Tensor, "frames 3"]]
     """Object `task/name` to positions (m), NaN in the frames of other tasks: labels for probes, unseen by policies."""
     frame_stride: int
+    fingerprint: str
+    """Changes with any of the files."""
 
     @property
     def episodes(self) -> int:
@@ -59,11 +61,14 @@ def load_demonstrations(root: Path) -> Demonstrations:
         RunError: If the distance between frames varies.
     """
     paths = episode_files(root)
-    packed = root / ".packed" / f"{_fingerprint(root, paths)}.safetensors"
+    fingerprint = _fingerprint(root, paths)
+    packed = root / ".packed" / f"{fingerprint}.safetensors"
     if packed.exists():
-        return Demonstrations(**load_state(packed))
-    demonstrations = _join([read_episode(path) for path in track(paths, description="reading demonstrations")])
-    save_state(packed, {field.name: getattr(demonstrations, field.name) for field in fields(demonstrations)})
+        return Demonstrations(**load_state(packed), fingerprint=fingerprint)
+    episodes = [read_episode(path) for path in track(paths, description="reading demonstrations")]
+    demonstrations = _join(episodes, fingerprint)
+    parts = [field.name for field in fields(demonstrations) if field.name != "fingerprint"]
+    save_state(packed, {name: getattr(demonstrations, name) for name in parts})
     return demonstrations
 
 
@@ -75,12 +80,10 @@ def _fingerprint(root: Path, paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _join(episodes: Sequence[Episode]) -> Demonstrations:
+def _join(episodes: Sequence[Episode], fingerprint: str) -> Demonstrations:
     strides = {stride for episode in episodes for stride in np.diff(episode.image_steps).tolist()}
     if len(strides) != 1:
-        raise RunError(
-            f"frames are {sorted(strides)} steps apart; one constant stride is needed."
-        )
+        raise RunError(f"frames are {sorted(strides)} steps apart; one constant stride is needed.")
     tiled = [tile({name: episode.images[name] for name in CAMERAS}) for episode in episodes]
     frame_counts = [len(frames) for frames in tiled]
     names = sorted({f"{episode.task}/{name}" for episode in episodes for name in episode.extra})
@@ -100,6 +103,7 @@ def _join(episodes: Sequence[Episode]) -> Demonstrations:
         tasks=tuple(episode.task or "" for episode in episodes),
         object_positions=positions,
         frame_stride=strides.pop(),
+        fingerprint=fingerprint,
     )
 
 

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from runs import RunError, RunFolder, write_json
-from stage2 import TASKS
+from runs import RunFolder, launch, write_json
+from stage2 import TASK_NAMES
 
 if TYPE_CHECKING:
     from evaluation import Variant
@@ -45,7 +43,7 @@ class EvalConfig:
     """Print Table 2 instead."""
     out: Path = Path("runs/eval")
     """Results; a folder below it is named after the schedule, or `ablation`."""
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = TASK_NAMES
     """Tasks to evaluate."""
     scene: Literal["clean", "random"] = "random"
     """Which scenes: `clean` varies poses alone."""
@@ -111,7 +109,4 @@ def run(config: EvalConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run(tyro.cli(EvalConfig, description=__doc__))
-    except RunError as error:
-        raise SystemExit(f"error: {error}") from error
+    launch(EvalConfig, run, __doc__)

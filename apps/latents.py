@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
+from rich.progress import track
 from torch import Tensor
 
+from checkpoints import load_state, save_state
 from demonstrations import FRAMES_PER_LATENT, Demonstrations, Windows
 from views import to_codec
 from wam_backbone import ConvCodec
@@ -43,15 +48,26 @@ class WindowLatents:
 
 
 @torch.no_grad()
-def encode_windows(codec: ConvCodec, demonstrations: Demonstrations, *, batch_size: int = 128) -> WindowLatents:
-    """Encode every frame, and the group that follows it."""
-    counts = demonstrations.frame_start.diff()
-    last_frame = torch.repeat_interleave(demonstrations.frame_start[1:] - 1, counts)
-    group = []
-    for start in torch.split(torch.arange(len(demonstrations.frames)), batch_size):
-        clip = torch.minimum(start[:, None] + torch.arange(1 + FRAMES_PER_LATENT), last_frame[start, None])
-        frames = rearrange(
-            to_codec(demonstrations.frames[clip].flatten(0, 1)), "c (b t) h w -> b c t h w", b=len(start)
-        )
-        group.append(codec.encode(frames)[:, :, 1])
-    return WindowLatents(single=encode_single(codec, demonstrations.frames), group=torch.cat(group))
+def encode_windows(codec: ConvCodec, demonstrations: Demonstrations) -> WindowLatents:
+    """Encode every frame, and the group that follows it; each frame goes through the encoder once."""
+    single, group = [], []
+    starts = demonstrations.frame_start.tolist()
+    for start, end in track(list(pairwise(starts)), description="encoding demonstrations"):
+        frames = rearrange(to_codec(demonstrations.frames[start:end]), "c t h w -> t c h w")
+        alone, following = codec.encode_every(frames)
+        single.append(alone)
+        group.append(following)
+    return WindowLatents(single=torch.cat(single), group=torch.cat(group))
+
+
+def cached_windows(codec: ConvCodec, demonstrations: Demonstrations, root: Path) -> WindowLatents:
+    """Return `encode_windows`, kept beside the demonstrations under a name that depends on them and on the codec."""
+    digest = blake2b(demonstrations.fingerprint.encode(), digest_size=8)
+    for name, tensor in sorted(codec.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    kept = root / ".packed" / f"latents-{digest.hexdigest()}.safetensors"
+    if kept.exists():
+        return WindowLatents(**load_state(kept))
+    latents = encode_windows(codec, demonstrations)
+    save_state(kept, {"single": latents.single, "group": latents.group})
+    return latents

@@ -10,18 +10,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import tyro
 
 JsonValue = Any
+Config = TypeVar("Config")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class RunError(ValueError):
     """A run cannot start as it was asked to."""
+
+
+def launch(config: type[Config], run: Callable[[Config], None], description: str | None) -> None:
+    """Parse the command line into `config` and run it; a mistake is answered by one line, without a traceback."""
+    try:
+        parsed = tyro.cli(config, description=description)
+    except ValueError as error:  # a configuration refuses itself
+        sys.exit(f"error: {error}")
+    try:
+        run(parsed)
+    except RunError as error:
+        sys.exit(f"error: {error}")
 
 
 def write_text_atomically(path: Path, text: str) -> None:

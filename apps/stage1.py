@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from runs import RunFolder, write_json
+from runs import RunFolder, launch, write_json
 
 if TYPE_CHECKING:
     from wam_backbone import Stage1Recipe, WorldActionModel
@@ -120,7 +118,7 @@ def run(config: Stage1Config) -> None:
     from checkpoints import generator_of
     from demonstrations import load_demonstrations, windows_of
     from figures import curves
-    from latents import encode_windows
+    from latents import cached_windows
     from progress import steps_with_progress
     from tracking import tracked
     from training import TrainingState
@@ -141,7 +139,7 @@ def run(config: Stage1Config) -> None:
         frame_stride=demonstrations.frame_stride,
     )
     windows = windows_of(demonstrations, action_steps=config.action_steps, future_latents=config.future_latents)
-    latents = encode_windows(codec, demonstrations)
+    latents = cached_windows(codec, demonstrations, config.data)
     states = settings.states.normalize(demonstrations.states)
     actions = settings.actions.normalize(demonstrations.actions)
     phrases = sorted(set(demonstrations.instructions))
@@ -207,4 +205,4 @@ def run(config: Stage1Config) -> None:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Stage1Config, description=__doc__))
+    launch(Stage1Config, run, __doc__)

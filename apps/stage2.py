@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from runs import RunError, RunFolder, write_json
+from robotwin_env import TASKS
+from runs import RunFolder, launch, write_json
 
 if TYPE_CHECKING:
     from noisegate_gpn import GatingPolicyNetwork
     from world_policy import WorldPolicy
 
-TASKS = ("click_bell", "place_a2b_left", "place_a2b_right", "stack_blocks_two", "lift_pot", "pick_dual_bottles")
+TASK_NAMES = tuple(task.name for task in TASKS)
 TRAINING_SEEDS = range(1_000_000, 1_001_000)
 """Scene seeds of Stage 2: neither demonstrations nor evaluation use them."""
 
@@ -32,7 +31,7 @@ class Stage2Config:
     """The frozen Stage-1 policy."""
     out: Path = Path("runs/stage2")
     """Run folder; the trained gate lies in its `gate` folder in the end."""
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = TASK_NAMES
     """Tasks that the groups go around."""
     scene: Literal["clean", "random"] = "random"
     """Which scenes: `clean` varies poses alone."""
@@ -73,9 +72,9 @@ class Stage2Config:
                 f"`episodes_per_epoch` is {self.episodes_per_epoch}; it must be a multiple of `group_size` "
                 f"({self.group_size})."
             )
-        unknown = sorted(set(self.tasks) - set(TASKS))
+        unknown = sorted(set(self.tasks) - set(TASK_NAMES))
         if unknown:
-            raise ValueError(f"there are no tasks {unknown}; choose among {list(TASKS)}.")
+            raise ValueError(f"there are no tasks {unknown}; choose among {list(TASK_NAMES)}.")
 
 
 def new_gate(config: Stage2Config, policy: WorldPolicy) -> GatingPolicyNetwork:
@@ -200,7 +199,4 @@ def run(config: Stage2Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run(tyro.cli(Stage2Config, description=__doc__))
-    except RunError as error:
-        raise SystemExit(f"error: {error}") from error
+    launch(Stage2Config, run, __doc__)

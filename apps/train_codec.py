@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
-from runs import RunFolder, write_json
+from runs import RunFolder, launch, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -199,4 +197,4 @@ def run(config: CodecConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(CodecConfig, description=__doc__))
+    launch(CodecConfig, run, __doc__)

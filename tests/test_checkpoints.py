@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+
 from checkpoints import CheckpointError, load_state, save_state, seed_of
 from runs import RunError, RunFolder
 

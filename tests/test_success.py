@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from success import PairedDifference, SuccessRate
 
 outcomes = st.lists(st.booleans(), min_size=1, max_size=200)

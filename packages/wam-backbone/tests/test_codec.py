@@ -147,3 +147,14 @@ def test_latents_of_another_shape_are_refused(codec):
 def test_sizes_that_cannot_work_are_refused(changes):
     with pytest.raises(ConfigurationError):
         ConvCodec(**changes)
+
+
+def test_encoding_a_video_at_once_gives_the_latents_of_all_its_clips(codec, frames):
+    with torch.no_grad():
+        video = frames[0].transpose(0, 1)
+        single, group = codec.encode_every(video)
+        for start in range(len(video)):
+            clip = video[torch.arange(start, start + 5).clamp(max=len(video) - 1)].transpose(0, 1).unsqueeze(0)
+            latents = codec.encode(clip)[0]
+            torch.testing.assert_close(latents[:, 0], single[start], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(latents[:, 1], group[start], rtol=1e-4, atol=1e-5)

@@ -168,6 +168,23 @@ class ConvCodec(DiffusersModel):
         future = rearrange(linear(self.to_group, grouped), "(b f) c h w -> b c f h w", b=batch)
         return torch.cat((rearrange(first, "b c h w -> b c 1 h w"), future), dim=2)
 
+    def encode_every(self, frames: Float[Tensor, "time 3 rows columns"]) -> tuple[Tensor, Tensor]:
+        """Normalised latents of every frame alone, and of every group of four: for data sets of overlapping clips.
+
+        Args:
+            frames: One video in [-1, 1]; each frame is encoded once.
+
+        Returns:
+            `(time, c, h, w)` of each frame, and of the four frames after each one, the last frame repeated past the
+            end: `encode` of any clip is the first frame's one of the former and every fourth of the latter.
+        """
+        features = linear(self.encoder, _channels_last(frames))
+        count = len(frames)
+        after = torch.arange(count).unsqueeze(1) + torch.arange(1, FRAMES_PER_LATENT + 1)
+        grouped = rearrange(features[after.clamp(max=count - 1)], "t four c h w -> t (four c) h w")
+        mean, std = (rearrange(values, "c -> 1 c 1 1") for values in (self.mean, self.std))
+        return (linear(self.to_first, features) - mean) / std, (linear(self.to_group, grouped) - mean) / std
+
     def decode_raw(self, latents: Float[Tensor, "batch c f h w"]) -> Float[Tensor, "batch 3 time rows columns"]:
         """Frames of latents before normalisation, with gradients: for training."""
         self._check_latents(latents)
