@@ -65,6 +65,7 @@ def variant_of(config: EvalConfig, schedule: ScheduleName) -> Variant:
     from gate_rollout import learned
     from noisegate_gpn import GatingPolicyNetwork
     from wam_backbone import Blind, Clock, ImagineFirst
+    from rollout import ChooseSchedule
     from world_policy import WorldPolicy
 
     first = ImagineFirst(video_steps=config.denoising_steps // 2)
@@ -72,8 +73,13 @@ def variant_of(config: EvalConfig, schedule: ScheduleName) -> Variant:
     policy = WorldPolicy.load(config.policy, clock=clock)
     if schedule == "learned":
         return Variant(name=schedule, policy=policy, choose=learned(GatingPolicyNetwork.from_pretrained(config.gate)))
-    choose = {"shared": shared, "monotone": monotone, "blind": lambda _: Blind(), "imagine-first": lambda _: first}
-    return Variant(name=schedule, policy=policy, choose=choose[schedule])
+    choices: dict[ScheduleName, ChooseSchedule] = {
+        "shared": shared,
+        "monotone": monotone,
+        "blind": lambda _: Blind(),
+        "imagine-first": lambda _: first,
+    }
+    return Variant(name=schedule, policy=policy, choose=choices[schedule])
 
 
 def ablation_of(config: EvalConfig) -> list[Variant]:
