@@ -64,8 +64,8 @@ def variant_of(config: EvalConfig, schedule: ScheduleName) -> Variant:
     from evaluation import Variant, monotone, shared
     from gate_rollout import learned
     from noisegate_gpn import GatingPolicyNetwork
-    from wam_backbone import Blind, Clock, ImagineFirst
     from rollout import ChooseSchedule
+    from wam_backbone import Blind, Clock, ImagineFirst
     from world_policy import WorldPolicy
 
     first = ImagineFirst(video_steps=config.denoising_steps // 2)
