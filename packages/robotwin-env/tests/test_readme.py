@@ -10,13 +10,22 @@ from robotwin_env import TASKS
 README = Path(__file__).parents[1] / "README.md"
 
 
+def examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
 @pytest.mark.sim
-def test_the_example_runs_and_solves_its_task(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    exec(compile(example, str(README), "exec"), {})
+def test_the_first_example_runs_and_solves_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(examples()[0], str(README), "exec"), {})
     first, last = capsys.readouterr().out.splitlines()
     assert first.endswith("(64, 64, 3)")
     assert last.startswith("True ")
+
+
+@pytest.mark.sim
+def test_the_second_example_plays_in_worker_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(examples()[1], str(README), "exec"), {})
+    assert capsys.readouterr().out == "[8, 8, 8, 8]\n"
 
 
 def test_the_table_lists_every_task_with_its_limit() -> None:

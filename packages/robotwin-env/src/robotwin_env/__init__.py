@@ -2,6 +2,7 @@
 
 from .errors import (
     ActionError,
+    EpisodeError,
     EpisodeFormatError,
     RendererUnavailableError,
     RobotwinEnvError,
@@ -24,6 +25,7 @@ __all__ = [
     "TASKS",
     "ActionError",
     "ChunkOutcome",
+    "EpisodeError",
     "EpisodeFormatError",
     "Observation",
     "Randomization",
