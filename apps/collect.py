@@ -1,6 +1,7 @@
 """Collect demonstrations on the tabletop: every task's scripted expert over randomised scenes, as RoboTwin HDF5 files.
 
-`uv run apps/collect.py` writes 600 episodes of each task below `data/tabletop`. Started again, it adds what is missing.
+`uv run apps/collect.py` plays 1,000 scenes of each task and writes them below `data/tabletop`. Started again, it adds what
+is missing.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class CollectConfig:
     """Folder of the data set; one folder a task inside."""
     tasks: tuple[str, ...] = tuple(task.name for task in TASKS)
     """RoboTwin's task names."""
-    episodes: int = 600
+    episodes: int = 1000
     """Scenes per task; a scene that the expert does not solve yields no file."""
     scene: Literal["clean", "random"] = "random"
     """Which scenes: `clean` varies poses alone."""

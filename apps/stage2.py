@@ -125,7 +125,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     if done >= config.epochs:
         return gate
     accelerator = tracked(Accelerator(cpu=True), folder, resumed_at=done)
-    with tabletop_pool(slots=config.episodes_per_epoch, workers=config.workers) as pool, progress_bar() as bar:
+    with tabletop_pool(slots=config.group_size, workers=config.workers) as pool, progress_bar() as bar:
         progress = bar.add_task("stage 2", completed=done, total=config.epochs)
         rollout = GateRollout(policy, gate, pool, scene=config.scene)
         executor = InProcessExecutor(rollout)

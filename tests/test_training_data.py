@@ -1,0 +1,149 @@
+"""From demonstration files to training windows: which frames, states and actions belong together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from demonstrations import load_demonstrations, windows_of
+from latents import WindowLatents, cached_windows, encode_windows
+from robotwin_env.episodes import Episode, episode_path, write_episode
+from runs import RunError
+from views import tile, to_codec, to_pictures
+from wam_backbone import ConvCodec
+
+
+def episode(steps, seed, *, stride=2):
+    """States that count up, and pictures whose brightness says which step they show."""
+    count = np.arange(steps + 1, dtype=np.float32) / 100 + seed
+    states = np.repeat(count[:, None], 14, axis=1)
+    frame_steps = np.arange(0, steps + 1, stride, dtype=np.int32)
+    pictures = np.broadcast_to((4 * frame_steps).astype(np.uint8)[:, None, None, None], (len(frame_steps), 32, 32, 3))
+    return Episode(
+        states=states[:-1],
+        actions=states[1:],
+        instructions=(f"do {seed}",),
+        frequency=25,
+        images={name: pictures.copy() for name in ("head", "left_wrist", "right_wrist")},
+        frame_steps=frame_steps,
+        task="lift_pot",
+        seed=seed,
+        success=True,
+        extra={"pot": np.full((len(frame_steps), 7), seed, dtype=np.float32)},
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    for seed, steps in enumerate((21, 6, 16)):
+        (tmp_path / "lift_pot").mkdir(exist_ok=True)
+        write_episode(episode_path(tmp_path / "lift_pot", seed), episode(steps, seed))
+    return tmp_path
+
+
+@pytest.fixture
+def demonstrations(root):
+    return load_demonstrations(root)
+
+
+def test_a_window_starts_where_its_observation_was_taken(demonstrations):
+    windows = windows_of(demonstrations, action_steps=16, future_latents=2)
+    for index in range(len(windows)):
+        number = int(windows.episode[index])
+        shown = float(demonstrations.frames[windows.frame[index, 0]].float().mean()) / 4
+        state = demonstrations.states[windows.step[index, 0]]
+        assert round((float(state[0]) - number) * 100) == pytest.approx(shown, abs=0.3)
+
+
+def test_frames_advance_with_the_actions_and_hold_past_the_end(demonstrations):
+    windows = windows_of(demonstrations, action_steps=16, future_latents=2)
+    for index in range(len(windows)):
+        number = int(windows.episode[index])
+        last = int(demonstrations.step_start[number + 1]) - 1
+        first = int(windows.step[index, 0])
+        assert windows.step[index].tolist() == [min(first + ahead, last) for ahead in range(16)]
+        frames = demonstrations.frames[windows.frame[index]].float().mean(dim=(1, 2, 3)) / 4
+        begin = first - int(demonstrations.step_start[number])
+        final = int(demonstrations.frame_start[number + 1] - demonstrations.frame_start[number] - 1) * 2
+        expected = torch.tensor([float(min(begin + 2 * ahead, final)) for ahead in range(9)])
+        torch.testing.assert_close(frames, expected, atol=0.3, rtol=0)
+
+
+def test_every_step_with_a_frame_starts_one_window(demonstrations):
+    windows = windows_of(demonstrations, action_steps=16, future_latents=2)
+    starts = [windows.step[windows.episode == number, 0] - demonstrations.step_start[number] for number in range(3)]
+    assert [start.tolist() for start in starts] == [list(range(0, 21, 2)), [0, 2, 4], list(range(0, 16, 2))]
+
+
+def test_an_action_is_the_next_state(demonstrations):
+    for number in range(3):
+        own = slice(int(demonstrations.step_start[number]), int(demonstrations.step_start[number + 1]))
+        torch.testing.assert_close(demonstrations.actions[own][:-1], demonstrations.states[own][1:])
+
+
+def test_frames_that_do_not_span_the_actions_are_refused(demonstrations):
+    with pytest.raises(RunError, match="span 16 actions, not 32"):
+        windows_of(demonstrations, action_steps=32, future_latents=2)
+
+
+def test_the_second_reading_comes_from_the_pack_and_is_the_same(root, demonstrations):
+    assert len(list((root / ".packed").iterdir())) == 1
+    again = load_demonstrations(root)
+    assert torch.equal(again.frames, demonstrations.frames)
+    assert tuple(again.instructions) == ("do 0", "do 1", "do 2")
+    assert torch.equal(again.object_positions["lift_pot/pot"], demonstrations.object_positions["lift_pot/pot"])
+
+
+def test_a_changed_file_is_read_again(root, demonstrations):
+    write_episode(episode_path(root / "lift_pot", 1), episode(10, 7))
+    again = load_demonstrations(root)
+    assert again.instructions[1] == "do 7"
+    assert again.fingerprint != demonstrations.fingerprint
+
+
+@pytest.fixture
+def codec():
+    torch.manual_seed(0)
+    return ConvCodec(latent_channels=3, base_width=8, image_size=(48, 32)).eval()
+
+
+def test_window_latents_are_the_encoded_clips(demonstrations, codec):
+    windows = windows_of(demonstrations, action_steps=16, future_latents=2)
+    clips = encode_windows(codec, demonstrations).clips(windows, torch.arange(len(windows)))
+    for index in (0, 5, len(windows) - 1):
+        frames = to_codec(demonstrations.frames[windows.frame[index]]).unsqueeze(0)
+        with torch.no_grad():
+            torch.testing.assert_close(clips[index], codec.encode(frames)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_kept_latents_belong_to_their_codec(root, demonstrations, codec):
+    first = cached_windows(codec, demonstrations, root)
+    assert isinstance(first, WindowLatents)
+    assert torch.equal(cached_windows(codec, demonstrations, root).group, first.group)
+    with torch.no_grad():
+        codec.to_first.weight += 0.1
+    assert not torch.equal(cached_windows(codec, demonstrations, root).single, first.single)
+
+
+def test_the_head_lies_over_the_wrists_at_half_size():
+    images = {name: np.full((2, 64, 64, 3), value, np.uint8) for name, value in
+              (("head", 10), ("left_wrist", 20), ("right_wrist", 30))}  # fmt: skip
+    frames = tile(images)
+    assert frames.shape == (2, 96, 64, 3)
+    assert (frames[:, :64] == 10).all()
+    assert (frames[:, 64:, :32] == 20).all()
+    assert (frames[:, 64:, 32:] == 30).all()
+
+
+def test_pictures_survive_the_way_to_the_codec_and_back():
+    frames = torch.randint(0, 256, (3, 48, 32, 3), dtype=torch.uint8)
+    assert np.array_equal(to_pictures(to_codec(frames)), frames.numpy())
+
+
+def test_missing_or_unequal_cameras_are_refused():
+    head = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="left_wrist"):
+        tile({"head": head})
+    with pytest.raises(ValueError, match="alike"):
+        tile({"head": head, "left_wrist": head[:32, :32], "right_wrist": head})
