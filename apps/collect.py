@@ -1,7 +1,7 @@
 """Collect demonstrations on the tabletop: every task's scripted expert over randomised scenes, as RoboTwin HDF5 files.
 
-`uv run apps/collect.py` plays 1,000 scenes of each task and writes them below `data/tabletop`. Started again, it adds what
-is missing.
+`uv run apps/collect.py` plays 1,000 scenes of each task and writes them below `data/tabletop`.
+Started again, it adds what is missing.
 """
 
 from __future__ import annotations
