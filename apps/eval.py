@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runs import RunFolder, launch, write_json
+from runs import RunFolder, launch, require, write_json
 from stage2 import TASK_NAMES
 
 if TYPE_CHECKING:
@@ -98,6 +98,10 @@ def ablation_of(config: EvalConfig) -> list[Variant]:
 
 def run(config: EvalConfig) -> None:
     """Evaluate, print a table, and write `summary.json`."""
+    for policy in (config.policy, config.shared_times_policy) if config.ablation else (config.policy,):
+        require(policy / "policy.json", "a Stage-1 policy", "train one with `uv run apps/stage1.py`")
+    if config.ablation or config.schedule == "learned":
+        require(config.gate / "config.json", "a trained gate", "train one with `uv run apps/stage2.py`")
     folder = RunFolder(config.out / ("ablation" if config.ablation else config.schedule), config)
     from evaluation import Protocol, evaluate, print_table, rates_of, summarise
     from figures import success_bars

@@ -81,12 +81,26 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in names}
 
 
+def require(path: Path, what: str, remedy: str) -> None:
+    """Refuse a missing file before a run folder is made and anything slow is imported.
+
+    Raises:
+        RunError: If there is nothing at `path`.
+    """
+    if not path.exists():
+        raise RunError(f"`{portable(path)}` does not exist: {what} is needed; {remedy}.")
+
+
+INDIFFERENT = ("out", "workers")
+"""Configuration fields that change no result."""
+
+
 class RunFolder:
     """One run's folder, opened for a configuration.
 
     Args:
         path: The folder; made where it is missing.
-        config: A frozen dataclass, or a mapping of JSON values. A field named `out` takes no part in the comparison.
+        config: A frozen dataclass, or a mapping of JSON values; fields that change no result are not compared.
 
     Raises:
         RunError: If the folder already holds a run of another configuration.
@@ -96,7 +110,7 @@ class RunFolder:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         record = json.loads(json.dumps(config, default=_plain))
-        record.pop("out", None)
+        record = {name: value for name, value in record.items() if name not in INDIFFERENT}
         held = path / "config.json"
         if held.exists():
             earlier = read_json(held)["config"]

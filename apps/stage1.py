@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runs import RunFolder, launch, write_json
+from runs import RunFolder, launch, require, write_json
 
 if TYPE_CHECKING:
     from wam_backbone import Stage1Recipe, WorldActionModel
@@ -125,6 +125,7 @@ def run(config: Stage1Config) -> None:
     from wam_backbone import ConvCodec, HashTextEncoder, Stage1Batch, stage1_loss
     from world_policy import Normalizer, PolicySettings, WorldPolicy
 
+    require(config.codec / "config.json", "a trained codec", "run `uv run apps/train_codec.py`")
     folder = RunFolder(config.out, config)
     if not config.data.exists():
         collect.run(collect.CollectConfig(out=config.data))

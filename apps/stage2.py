@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from robotwin_env import TASKS
-from runs import RunFolder, launch, write_json
+from runs import RunFolder, launch, require, write_json
 
 if TYPE_CHECKING:
     from noisegate_gpn import GatingPolicyNetwork
@@ -57,7 +57,7 @@ class Stage2Config:
     """S."""
     gate_width: int = 64
     """D of the gating policy network."""
-    eval_episodes: int = 50
+    eval_episodes: int = 100
     """Held-out scenes per task and schedule."""
     eval_slots: int = 24
     """Environments that evaluation plays at once."""
@@ -188,6 +188,7 @@ def _two(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 def run(config: Stage2Config) -> None:
     """Train, save the gate, and compare."""
+    require(config.policy / "policy.json", "a Stage-1 policy", "train one with `uv run apps/stage1.py`")
     folder = RunFolder(config.out, config)
     from wam_backbone import Clock
     from world_policy import WorldPolicy

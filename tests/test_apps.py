@@ -129,3 +129,4 @@ def test_a_mistake_is_answered_by_what_to_do(app, arguments, message, tmp_path):
     assert done.returncode != 0
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists(), "a refused start must not claim the folder"
