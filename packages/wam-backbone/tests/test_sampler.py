@@ -160,7 +160,7 @@ def test_the_real_model_samples_each_row_as_if_it_were_alone(make_model, observa
 def test_a_generator_per_row_makes_noise_independent_of_the_batch(observation):
     sources = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
     together = Noise.draw(observation, frames=2, action_steps=5, action_dim=7, generator=sources)
-    last = replace(observation, latent=observation.latent[2:])
+    last = Observation(latent=observation.latent[2:], context=observation.context[2:])
     alone = Noise.draw(last, frames=2, action_steps=5, action_dim=7, generator=[torch.Generator().manual_seed(7)])
     assert torch.equal(together.video[2:], alone.video)
     assert torch.equal(together.actions[2:], alone.actions)

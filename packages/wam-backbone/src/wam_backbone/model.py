@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import TypeVar, cast
 
 import torch
@@ -23,7 +24,7 @@ from wam_backbone.flow import EPSILON_HORIZON, Objective, Prediction
 from wam_backbone.layout import AttentionLayout
 from wam_backbone.rotary import head_split, joint_rotation
 
-_Choice = TypeVar("_Choice", AttentionLayout, Objective)
+_Choice = TypeVar("_Choice", bound=Enum)
 
 
 class WorldActionModel(DiffusersAdapterModel):
