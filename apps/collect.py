@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from robotwin_env.episodes import Episode, episode_path, write_episode
 from robotwin_env.tabletop import TASKS, TabletopConfig, TabletopEnv
-from runs import RunFolder, launch
+from run_folder import RunFolder, launch
 
 EXPERT_FAILED = "expert failed"
 

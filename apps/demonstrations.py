@@ -15,7 +15,7 @@ from torch import Tensor
 
 from checkpoints import load_state, save_state
 from robotwin_env.episodes import Episode, episode_files, read_episode
-from runs import RunError
+from run_folder import RunError
 from views import CAMERAS, tile
 
 FRAMES_PER_LATENT = 4

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runs import RunFolder, launch, require, write_json
+from run_folder import RunFolder, launch, require, write_json
 from stage2 import TASK_NAMES
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from robotwin_env import TabletopConfig
 from robotwin_env.tabletop import ChunkOutcome
 from robotwin_env.vector import EnvironmentPool
 from rollout import ChooseSchedule, EpisodeJob, OnChunk, play
-from runs import JsonValue, read_json, write_json
+from run_folder import JsonValue, read_json, write_json
 from success import PairedDifference, SuccessRate
 from wam_backbone import MonotoneSchedule, SharedSchedule
 from world_policy import WorldPolicy

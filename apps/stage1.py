@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runs import RunFolder, launch, require, write_json
+from run_folder import RunFolder, launch, require, write_json
 
 if TYPE_CHECKING:
     from wam_backbone import Stage1Recipe, WorldActionModel

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from robotwin_env import TASKS
-from runs import RunFolder, launch, require, write_json
+from run_folder import RunFolder, launch, require, write_json
 
 if TYPE_CHECKING:
     from noisegate_gpn import GatingPolicyNetwork

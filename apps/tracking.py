@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, on_main_process
 
-from runs import RunFolder
+from run_folder import RunFolder
 
 
 class JsonLinesTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is untyped

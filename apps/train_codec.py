@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runs import RunFolder, launch, write_json
+from run_folder import RunFolder, launch, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from checkpoints import generator_of
-from runs import read_json, write_json
+from run_folder import read_json, write_json
 from views import tile, to_codec, to_pictures
 from wam_backbone import (
     Chunk,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from checkpoints import CheckpointError, load_state, save_state, seed_of
-from runs import RunError, RunFolder
+from run_folder import RunError, RunFolder
 
 
 def test_a_nested_state_comes_back_exactly(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from demonstrations import load_demonstrations, windows_of
 from latents import WindowLatents, cached_windows, encode_windows
 from robotwin_env.episodes import Episode, episode_path, write_episode
-from runs import RunError
+from run_folder import RunError
 from views import tile, to_codec, to_pictures
 from wam_backbone import ConvCodec
 
