@@ -1,6 +1,6 @@
 """Run folders: where a run keeps its configuration, metrics, checkpoints and figures.
 
-A folder explains itself: `config.json` holds the whole configuration and the versions that produced it,
+A folder explains itself: `config.json` holds the whole configuration, command, commit and versions that produced it,
 `metrics.jsonl` one JSON object per line. The same command on the same folder goes on where it stopped;
 another configuration on it is refused.
 """
@@ -10,8 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,6 +98,17 @@ INDIFFERENT = ("out", "workers")
 """Configuration fields that change no result."""
 
 
+def provenance() -> JsonValue:
+    """Return what produced a result: command, commit, versions, and when."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": found.stdout.strip() or None,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+
+
 class RunFolder:
     """One run's folder, opened for a configuration.
 
@@ -119,7 +133,12 @@ class RunFolder:
                 found = ", ".join(f"`{key}` = {earlier.get(key)!r} there, {record.get(key)!r} here" for key in changed)
                 raise RunError(f"`{path}` holds another run ({found}); give a new folder with `--out`, or remove it.")
         else:
-            write_json(held, {"config": record, "versions": versions()})
+            write_json(held, {"config": record, **provenance()})
+
+    @property
+    def hours(self) -> float:
+        """Hours since the run began, interruptions included."""
+        return (time.time() - (self.path / "config.json").stat().st_mtime) / 3600
 
     @property
     def metrics(self) -> Path:

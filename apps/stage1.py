@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from run_folder import RunFolder, launch, require, write_json
+from run_folder import RunFolder, launch, read_json, require, write_json
 
 if TYPE_CHECKING:
     from wam_backbone import Stage1Recipe, WorldActionModel
@@ -193,8 +193,8 @@ def run(config: Stage1Config) -> None:
     write_json(
         folder.path / "policy" / "training.json",
         {
-            "times": config.times,
-            "steps": config.steps,
+            **read_json(folder.path / "config.json"),
+            "hours": folder.hours,
             "windows": len(windows),
             "episodes": demonstrations.episodes,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
