@@ -24,7 +24,6 @@ def _leave_with_parent(parent: int) -> None:
 
 def _serve(connection: Connection, parent: int) -> None:
     threading.Thread(target=_leave_with_parent, args=(parent,), daemon=True).start()
-    sys.path[:] = pickle.loads(connection.recv_bytes())  # what the parent can import, we can
     try:
         host = Host(pickle.loads(connection.recv_bytes()))
     except Exception:

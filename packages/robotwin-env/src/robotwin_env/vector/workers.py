@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from robotwin_env.errors import VectorEnvError
@@ -36,11 +37,10 @@ class Worker:
                 [sys.executable, "-P", "-m", "robotwin_env.vector.worker", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **dict.fromkeys(_THREADS, "1")},
+                env={**os.environ, **dict.fromkeys(_THREADS, "1"), "PYTHONPATH": _import_path()},
             )
         self.connection = Connection(ours.detach())
         with suppress(OSError):  # `wait_ready` tells if it died
-            self.connection.send_bytes(pickle.dumps(sys.path))
             self.connection.send_bytes(packed)
 
     @property
@@ -102,6 +102,11 @@ class Worker:
 
     def _receive(self) -> Any:
         return pickle.loads(self.connection.recv_bytes())
+
+
+def _import_path() -> str:
+    """What this process can import, a worker can."""
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
 
 
 def pack(value: object) -> bytes:
