@@ -103,15 +103,17 @@ def run(config: EvalConfig) -> None:
     if config.ablation or config.schedule == "learned":
         require(config.gate / "config.json", "a trained gate", "train one with `uv run apps/stage2.py`")
     folder = RunFolder(config.out / ("ablation" if config.ablation else config.schedule), config)
-    from evaluation import Protocol, evaluate, print_table, rates_of, summarise
+    from evaluation import HeldOutScenes, evaluate, print_table, rates_of, summarise
     from figures import success_bars
     from rollout import tabletop_pool
 
     variants = ablation_of(config) if config.ablation else [variant_of(config, config.schedule)]
     baseline = "shared" if config.ablation else config.schedule
-    protocol = Protocol(tasks=config.tasks, episodes=config.episodes, first_seed=config.first_seed, scene=config.scene)
+    scenes = HeldOutScenes(
+        tasks=config.tasks, episodes=config.episodes, first_seed=config.first_seed, scene=config.scene
+    )
     with tabletop_pool(slots=config.slots, workers=config.workers) as pool:
-        results = evaluate(variants, protocol, pool, folder.path / "outcomes")
+        results = evaluate(variants, scenes, pool, folder.path / "outcomes")
     write_json(folder.path / "summary.json", summarise(results, baseline=baseline))
     success_bars(folder.path / "success.png", rates_of(results))
     title = "success on held-out scenes [95% interval]"

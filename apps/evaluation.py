@@ -38,7 +38,7 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Protocol:
+class HeldOutScenes:
     """What every variant is put through."""
 
     tasks: tuple[str, ...]
@@ -66,7 +66,7 @@ def monotone(_: object) -> MonotoneSchedule:
 
 def evaluate(
     variants: Sequence[Variant],
-    protocol: Protocol,
+    scenes: HeldOutScenes,
     pool: EnvironmentPool[TabletopConfig, ChunkOutcome],
     folder: Path,
 ) -> dict[str, Outcomes]:
@@ -76,25 +76,25 @@ def evaluate(
         Variant name to outcomes.
     """
     results: dict[str, dict[str, list[bool]]] = {variant.name: {} for variant in variants}
-    total = len(variants) * len(protocol.tasks) * protocol.episodes
+    total = len(variants) * len(scenes.tasks) * scenes.episodes
     with progress_bar() as bar:
         progress = bar.add_task("evaluation", total=total)
         for variant in variants:
             solved = played = 0
-            for task in protocol.tasks:
+            for task in scenes.tasks:
                 record = folder / variant.name / f"{task}.json"
                 if record.exists():
                     outcomes = [bool(outcome) for outcome in read_json(record)["outcomes"]]
                     bar.update(progress, advance=len(outcomes))
                 else:
-                    outcomes = [False] * protocol.episodes
-                    jobs = protocol.jobs(task)
+                    outcomes = [False] * scenes.episodes
+                    jobs = scenes.jobs(task)
                     for place, episode in play(variant.policy, pool, jobs, variant.choose, on_chunk=variant.on_chunk):
                         outcomes[place] = episode.success
                         solved, played = solved + episode.success, played + 1
                         live = f"evaluation: {variant.name}, {task}, {solved}/{played} solved"
                         bar.update(progress, advance=1, description=live)
-                    write_json(record, {"first_seed": protocol.first_seed, "outcomes": outcomes})
+                    write_json(record, {"first_seed": scenes.first_seed, "outcomes": outcomes})
                 results[variant.name][task] = outcomes
     return dict(results)
 

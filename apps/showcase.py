@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation import Protocol, Variant
+from evaluation import HeldOutScenes, Variant
 from figures import Pictures, Times, film_strip, over, write_video
 from robotwin_env import TabletopConfig
 from robotwin_env.tabletop import ChunkOutcome
@@ -22,7 +22,7 @@ CONTROL_HZ = 25
 
 def show(
     variant: Variant,
-    protocol: Protocol,
+    scenes: HeldOutScenes,
     pool: EnvironmentPool[TabletopConfig, ChunkOutcome],
     folder: Path,
     *,
@@ -43,7 +43,7 @@ def show(
             imagined.append(policy.picture(plan, 0)[1:])  # noqa: B023  (called within this turn of the loop only)
             chunks.append(plan.chunk.times[0].numpy())  # noqa: B023
 
-        job = protocol.jobs(task)[0]
+        job = scenes.jobs(task)[0]
         ((_, episode),) = play(policy, pool, [job], variant.choose, on_chunk=on_chunk, record_every=stride)
         executed = tile({name: np.stack([frame[name] for frame in episode.frames]) for name in CAMERAS}).numpy()[1:]
         # The last chunk may end early; every other one is as long as what it imagined.

@@ -150,7 +150,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
 
 def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
     """Evaluate the three schedules, and leave summary, figures and videos."""
-    from evaluation import Protocol, Variant, evaluate, monotone, print_table, rates_of, shared, summarise
+    from evaluation import HeldOutScenes, Variant, evaluate, monotone, print_table, rates_of, shared, summarise
     from figures import curves, success_bars, time_trajectories
     from gate_rollout import learned
     from rollout import tabletop_pool
@@ -161,10 +161,10 @@ def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: 
         Variant(name="monotone", policy=policy, choose=monotone),
         Variant(name="learned", policy=policy, choose=learned(gate)),
     ]
-    protocol = Protocol(tasks=config.tasks, episodes=config.eval_episodes, scene=config.scene)
+    scenes = HeldOutScenes(tasks=config.tasks, episodes=config.eval_episodes, scene=config.scene)
     with tabletop_pool(slots=config.eval_slots, workers=config.workers) as pool:
-        results = evaluate(variants, protocol, pool, folder.path / "evaluation")
-        shown = show(variants[-1], protocol, pool, folder.path / "videos", tasks=_two(config.tasks))
+        results = evaluate(variants, scenes, pool, folder.path / "evaluation")
+        shown = show(variants[-1], scenes, pool, folder.path / "videos", tasks=_two(config.tasks))
     write_json(folder.path / "summary.json", summarise(results, baseline="shared"))
     success_bars(folder.path / "success.png", rates_of(results))
     time_trajectories(folder.path / "time_trajectories.png", shown, list(policy.clock.times))
