@@ -27,16 +27,15 @@ def learned(gate: GatingPolicyNetwork) -> ChooseSchedule:
 
 
 class GateRollout:
-    """Plays the jobs of a group and returns their trajectories.
-
-    Members share scene and initial noise and differ in the gate's own noise alone, so that the schedule is the only
-    cause of different rewards.
+    """Plays the jobs of a group, which share their scene, and returns their trajectories.
 
     Args:
         policy: The frozen world action model.
         gate: The gate that samples.
         pool: Environments.
         scene: Which scenes are played.
+        common_noise: Members share the initial noise too and differ in the gate's own noise alone, so that the schedule
+            is the only cause of different rewards; otherwise each draws its own.
     """
 
     def __init__(
@@ -46,11 +45,13 @@ class GateRollout:
         pool: EnvironmentPool[TabletopConfig, ChunkOutcome],
         *,
         scene: Literal["clean", "random"],
+        common_noise: bool = True,
     ) -> None:
         self._policy = policy
         self._gate = gate
         self._pool = pool
         self._scene = scene
+        self._common_noise = common_noise
         self._scales: list[torch.Tensor] = []
         self._residuals: list[torch.Tensor] = []
 
@@ -64,7 +65,7 @@ class GateRollout:
             EpisodeJob(
                 config=TabletopConfig(task=job.spec.task, scene=self._scene),
                 seed=job.spec.seed,
-                noise_seed=job.spec.common_seed,
+                noise_seed=job.spec.common_seed if self._common_noise else job.policy_seed,
                 policy_seed=job.policy_seed,
             )
             for job in jobs

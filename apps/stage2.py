@@ -40,7 +40,9 @@ class Stage2Config:
     episodes_per_epoch: int = 8
     """Trajectories of one update; a multiple of `group_size`."""
     group_size: int = 8
-    """G: trajectories of the same scene and initial noise."""
+    """G: trajectories of the same scene."""
+    common_noise: bool = True
+    """Whether a group shares the initial noise too, so that the schedule alone tells its members apart."""
     learning_rate: float = 3e-4
     """Of AdamW."""
     clip: float = 0.2
@@ -127,7 +129,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     accelerator = tracked(Accelerator(cpu=True), folder, resumed_at=done)
     with tabletop_pool(slots=config.group_size, workers=config.workers) as pool, progress_bar() as bar:
         progress = bar.add_task("stage 2", completed=done, total=config.epochs)
-        rollout = GateRollout(policy, gate, pool, scene=config.scene)
+        rollout = GateRollout(policy, gate, pool, scene=config.scene, common_noise=config.common_noise)
         executor = InProcessExecutor(rollout)
         for epoch in range(done, config.epochs):
             executor.set_weights(learner.updates, gate.state_dict())
