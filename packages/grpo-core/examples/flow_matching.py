@@ -36,7 +36,7 @@ class Generator(nn.Module):
     def evaluate(self, states: tuple[Tensor, Tensor], actions: Tensor) -> grpo.Evaluation:
         """Scores recorded steps; the states are points and times."""
         normal = transition(states[0], self.net(torch.cat(states, dim=1)), states[1])
-        return grpo.Evaluation(normal.log_prob(actions), normal.entropy(), normal)
+        return grpo.Evaluation(normal.log_prob(actions), normal.entropy())
 
     def fit(self, *, steps: int) -> None:
         """Learns to draw points of the ring, by flow matching."""
@@ -75,8 +75,8 @@ class Generator(nn.Module):
 
 
 def steer(generator: Generator, seed: int, *, updates: int, kl_weight: float) -> None:
-    """Moves the points to the right; an exact KL penalty holds the generator to what it was."""
-    config = grpo.GRPOConfig(kl_weight=kl_weight, kl=grpo.ExactKL(), seed=seed)
+    """Moves the points to the right; a KL penalty holds the generator to what it was."""
+    config = grpo.GRPOConfig(kl_weight=kl_weight, seed=seed)
     optimizer, reference = torch.optim.Adam(generator.parameters(), lr=3e-4), copy.deepcopy(generator)
     learner = grpo.Learner(generator, optimizer, config, reference=reference)
     source = grpo.RoundRobin(["ring"], range(1_000_000), size=16, run_seed=seed)

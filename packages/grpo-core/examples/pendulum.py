@@ -18,12 +18,12 @@ class Policy(nn.Module):
     def evaluate(self, states: Tensor, actions: Tensor) -> grpo.Evaluation:
         """Scores torques; states are brought to one scale."""
         normal = torch.distributions.Normal(self.mean(states * torch.tensor([1, 1, 1 / 8])), self.log_std.exp())
-        return grpo.Evaluation(normal.log_prob(actions), normal.entropy(), normal)
+        return grpo.Evaluation(normal.log_prob(actions), normal.entropy())
 
     def act(self, states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draws torques by standard normal noise."""
-        normal = self.evaluate(states, noise).distribution
-        return (actions := normal.mean + normal.stddev * noise), normal.log_prob(actions)
+        actions = self.mean(states * torch.tensor([1, 1, 1 / 8])) + self.log_std.exp() * noise
+        return actions, self.evaluate(states, actions).log_prob
 
 
 def train(policy: Policy, *, updates: int = 120, horizon: int = 200) -> None:

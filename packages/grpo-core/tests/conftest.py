@@ -67,7 +67,7 @@ class GaussianPolicy(nn.Module):
 
     def evaluate(self, states: Tensor, actions: Tensor) -> Evaluation:
         normal = self.distribution(states)
-        return Evaluation(normal.log_prob(actions), normal.entropy().expand(len(states), 2).sum(dim=1), normal)
+        return Evaluation(normal.log_prob(actions), normal.entropy().expand(len(states), 2).sum(dim=1))
 
     @torch.no_grad()
     def act(self, states: Tensor, seed: int) -> Decisions[Tensor, Tensor]:
@@ -100,7 +100,7 @@ def rows_of() -> Callable[..., tuple[Batch[Tensor, Tensor], Tensor]]:
         mask = torch.rand(rows, components, generator=generator) < 0.8
         reference = log_prob - 0.2 * normal(rows, components)
         drawn = Batch(
-            decisions=Decisions(states=blank, actions=blank, log_prob=old, mask=mask, reference_log_prob=reference),
+            decisions=Decisions(states=blank, actions=blank, log_prob=old, mask=mask),
             owner=owner,
             groups=torch.zeros(trajectories, dtype=torch.long),
             rewards=torch.zeros(trajectories, dtype=torch.float64),
@@ -108,6 +108,7 @@ def rows_of() -> Callable[..., tuple[Batch[Tensor, Tensor], Tensor]]:
             versions=torch.zeros(trajectories, dtype=torch.long),
             jobs=spec.jobs(),
             advantages=normal(trajectories)[owner].unsqueeze(1),
+            reference=reference,
         )
         return drawn, log_prob
 
@@ -173,12 +174,12 @@ class OneStep:
                 actions=rows[member][kept],
                 log_prob=inputs["old_logp"][member][kept].unsqueeze(1),
                 mask=mask[member].unsqueeze(1) if padded else None,
-                reference_log_prob=inputs["ref_logp"][member][kept].unsqueeze(1) if "ref_logp" in inputs else None,
             )
             job = Job(spec=GroupSpec(group=0, task="case", seed=0, size=len(mask)), member=member)
             trajectories.append(Trajectory(job=job, decisions=decisions, reward=advantage))
         optimizer = torch.optim.SGD(self.policy.parameters(), lr=1.0)
-        self.metrics = Learner(self.policy, optimizer, config).update(collate(trajectories))
+        reference = table_policy(inputs["ref_logp"].view(-1, 1)) if "ref_logp" in inputs else None
+        self.metrics = Learner(self.policy, optimizer, config, reference=reference).update(collate(trajectories))
         self.gradient = (flat - self.policy.log_prob.detach()).view_as(mask)
 
 

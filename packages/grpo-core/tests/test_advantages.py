@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grpo_core import are_mixed, batch_std, greedy_baseline, group_std, leave_one_out, mean_only
+from grpo_core import are_mixed, greedy_baseline, group_std, leave_one_out, mean_only
 from grpo_core.advantages import mixed_groups
 from grpo_core.errors import ConfigError, ShapeError
 
-EXACT = [group_std, mean_only, leave_one_out, batch_std]
-WITHIN_GROUP = [group_std, partial(group_std, ddof=0), mean_only, leave_one_out]
+EXACT = [group_std, partial(group_std, ddof=0), mean_only, leave_one_out]
 
 # Quarters are exact in binary, so that equal rewards stay equal under shifts.
 rewards_of_groups = st.lists(
@@ -49,7 +48,6 @@ def test_scaling_rewards_scales_what_is_not_normalised(groups, scale):
     rewards, numbers, valid = flat(groups)
     for advantage, factor in (
         (partial(group_std, eps=0.0), 1.0),
-        (partial(batch_std, eps=0.0), 1.0),
         (mean_only, scale),
         (leave_one_out, scale),
     ):
@@ -58,7 +56,7 @@ def test_scaling_rewards_scales_what_is_not_normalised(groups, scale):
         torch.testing.assert_close(found, expected * factor, atol=1e-8, rtol=1e-8)
 
 
-@pytest.mark.parametrize("advantage", WITHIN_GROUP)
+@pytest.mark.parametrize("advantage", EXACT)
 @given(groups=rewards_of_groups)
 def test_ragged_groups_are_scored_as_if_alone(advantage, groups):
     parts = advantage(*flat(groups)).split([len(group) for group in groups])
@@ -132,17 +130,7 @@ def test_large_rewards_do_not_overflow(dtype):
     rewards = torch.tensor([1e30, -1e30, 1e30, -1e30], dtype=dtype)
     groups, valid = torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.bool)
     expected = [0.8660254, -0.8660254, 0.8660254, -0.8660254]
-    for advantage in (group_std, batch_std):
-        assert advantage(rewards, groups, valid).tolist() == pytest.approx(expected)
-
-
-def test_a_batchs_deviation_divides_by_one_less_than_its_rewards():
-    """Rewards 0, 1, 1, 3 have the mean 1.25 and squared deviations of 4.75 in all; the groups' means are 0.5 and 2."""
-    rewards, groups, valid = flat([[0.0, 1.0], [1.0, 3.0]])
-    for options, divisor in (({}, 3), ({"ddof": 0}, 4)):
-        found = batch_std(rewards, groups, valid, eps=0.0, **options)
-        scale = (4.75 / divisor) ** 0.5
-        assert found.tolist() == pytest.approx([value / scale for value in (-0.5, 0.5, -1.0, 1.0)])
+    assert group_std(rewards, groups, valid).tolist() == pytest.approx(expected)
 
 
 def test_the_greedy_member_is_the_baseline_of_its_group():
@@ -168,12 +156,8 @@ def test_a_group_of_one_has_advantage_zero():
 
 def test_bad_options_and_shapes_are_refused():
     rewards, numbers, valid = flat([[0.0, 1.0]])
-    for advantage in (group_std, batch_std):
-        with pytest.raises(ConfigError, match="ddof"):
-            advantage(rewards, numbers, valid, ddof=2)
-        with pytest.raises(ConfigError, match="eps"):
-            advantage(rewards, numbers, valid, eps=float("nan"))
-        with pytest.raises(ConfigError, match="eps"):
-            advantage(rewards, numbers, valid, eps=float("inf"))
+    for name, value in (("ddof", 2), ("eps", float("nan")), ("eps", float("inf"))):
+        with pytest.raises(ConfigError, match=name):
+            group_std(rewards, numbers, valid, **{name: value})
     with pytest.raises(ShapeError, match="one entry per member"):
         mean_only(rewards, numbers[:1], valid)

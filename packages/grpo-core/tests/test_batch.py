@@ -92,8 +92,6 @@ def test_decisions_that_do_not_fit_each_other_are_refused():
         Decisions(states=rows, actions=rows, log_prob=torch.zeros(3))
     with pytest.raises(ShapeError, match="`mask`"):
         Decisions(states=rows, actions=rows, log_prob=rows, mask=rows)
-    with pytest.raises(ShapeError, match="`reference_log_prob`"):
-        Decisions(states=rows, actions=rows, log_prob=rows, reference_log_prob=torch.zeros(2, 1))
     with pytest.raises(ShapeError, match="holds a `str`"):
         Decisions(states={"name": "x"}, actions=rows, log_prob=rows)
 
@@ -113,12 +111,6 @@ def test_trajectories_whose_states_differ_in_structure_are_refused(first, second
     one = torch.zeros(1, 1)
     parts = [Decisions(states=states, actions=one, log_prob=one) for states in (first, second)]
     with pytest.raises(ShapeError, match=match):
-        collate([Trajectory(job=job(0, m), decisions=part, reward=0.0) for m, part in enumerate(parts)])
-
-
-def test_a_reference_for_some_trajectories_only_is_refused():
-    parts = [decisions(1, reference_log_prob=torch.zeros(1, 2)), decisions(1)]
-    with pytest.raises(ShapeError, match="1 of 2 trajectories carry `reference_log_prob`"):
         collate([Trajectory(job=job(0, m), decisions=part, reward=0.0) for m, part in enumerate(parts)])
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grpo_core import RatioLevel, constant_length, element_mean, pessimistic_log_ratio, trajectory_mean
+from grpo_core import RatioLevel, constant_length, element_mean, trajectory_mean
 from grpo_core.errors import ConfigError
 from grpo_core.ratios import to_level, units_of
 
@@ -60,16 +60,6 @@ def test_divisors_are_those_of_a_loop(lengths, data):
     assert loss(constant_length(counts, length=2.5)) == pytest.approx(by_constant)
 
 
-def test_log_ratios_are_bounded_on_the_side_that_flatters():
-    log_ratio = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])
-    advantages = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
-    found = pessimistic_log_ratio(log_ratio, advantages, low=0.25, high=0.5)
-    assert found.tolist() == [[-1.0, 0.5], [-0.25, 1.0]]
-
-
-def test_bounds_out_of_range_are_refused():
-    one, owner = torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)
-    with pytest.raises(ConfigError, match="low"):
-        pessimistic_log_ratio(one, one, low=-0.1, high=0.1)
+def test_a_length_out_of_range_is_refused():
     with pytest.raises(ConfigError, match="length"):
-        constant_length(owner, length=0.0)
+        constant_length(torch.zeros(1, dtype=torch.long), length=0.0)

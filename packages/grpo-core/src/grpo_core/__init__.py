@@ -6,7 +6,6 @@ module of its name.
 
 from grpo_core.advantages import (
     are_mixed,
-    batch_std,
     greedy_baseline,
     group_std,
     leave_one_out,
@@ -14,20 +13,19 @@ from grpo_core.advantages import (
 )
 from grpo_core.batch import Batch, collate
 from grpo_core.collection import collect_groups
-from grpo_core.config import GRPOConfig
+from grpo_core.config import GRPOConfig, Staleness
 from grpo_core.episode_policy import EpisodePolicy
 from grpo_core.errors import RolloutError
 from grpo_core.executors import InProcessExecutor, ProcessExecutor, RayExecutor
 from grpo_core.groups import GroupSpec, Job
 from grpo_core.learner import Learner
-from grpo_core.losses import ExactKL, cispo, clipped, pessimistic_log_ratio
+from grpo_core.losses import clipped
 from grpo_core.metrics import UpdateMetrics
 from grpo_core.objective import grpo_loss
 from grpo_core.ratios import RatioLevel, constant_length, element_mean, trajectory_mean
 from grpo_core.run import load, save, train
 from grpo_core.schedules import AdaptiveLearningRate, ConstantWeight, ExponentialDecay
 from grpo_core.sources import MixedAllocation, RoundRobin
-from grpo_core.staleness import Staleness
 from grpo_core.trajectory import Decisions, Evaluation, Trajectory
 
 __all__ = [
@@ -37,7 +35,6 @@ __all__ = [
     "Decisions",
     "EpisodePolicy",
     "Evaluation",
-    "ExactKL",
     "ExponentialDecay",
     "GRPOConfig",
     "GroupSpec",
@@ -54,8 +51,6 @@ __all__ = [
     "Trajectory",
     "UpdateMetrics",
     "are_mixed",
-    "batch_std",
-    "cispo",
     "clipped",
     "collate",
     "collect_groups",
@@ -67,7 +62,6 @@ __all__ = [
     "leave_one_out",
     "load",
     "mean_only",
-    "pessimistic_log_ratio",
     "save",
     "train",
     "trajectory_mean",

@@ -1,13 +1,13 @@
-"""Updates that are refused, and the trajectories to blame."""
+"""Updates that are refused: the trajectories to blame, and what has to be taken back."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from grpo_core._tensors import HostCopy
+from grpo_core._tensors import HostCopy, copied
 from grpo_core.batch import Batch
 from grpo_core.config import GRPOConfig
 from grpo_core.distributed import Ranks
@@ -127,3 +127,27 @@ def names(batch: Batch[Any, Any], members: Tensor) -> str:
     """Up to three jobs by name, and how many more there are."""
     shown = [str(batch.jobs[member]) for member in members[:3].tolist()]
     return "; ".join(shown) + (f"; and {len(members) - 3} more" if len(members) > 3 else "")
+
+
+class Snapshot:
+    """An optimiser's parameters and state as they are now, and a policy's buffers, which a forward pass may change."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, policy: object) -> None:
+        self._optimizer = optimizer
+        buffers = list(policy.buffers()) if isinstance(policy, nn.Module) else []
+        self._live = [*parameters_of(optimizer), *buffers]
+        self._copies = [tensor.detach().clone() for tensor in self._live]
+        self._state = copied(optimizer.state_dict())
+
+    def restore(self) -> None:
+        """Puts everything back, bit for bit, and drops the gradients."""
+        with torch.no_grad():
+            for tensor, saved in zip(self._live, self._copies, strict=True):
+                tensor.copy_(saved)
+        self._optimizer.load_state_dict(self._state)
+        self._optimizer.zero_grad(set_to_none=True)
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters that an optimiser trains, in its order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -42,6 +42,11 @@ def concatenate(trees: Sequence[TreeT]) -> TreeT:
     return cast("TreeT", pytree.tree_unflatten(columns, flat[0][1]))
 
 
+def copied(tree: TreeT) -> TreeT:
+    """The same with a copy of every tensor, whatever else it holds."""
+    return cast("TreeT", pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree))
+
+
 def _flat(tree: object) -> tuple[list[Tensor], Any]:
     leaves, structure = pytree.tree_flatten(tree)
     for leaf in leaves:

@@ -73,20 +73,6 @@ def leave_one_out(
     return table.scored(table.deviations * scale[groups])
 
 
-def batch_std(
-    rewards: Float[Tensor, " members"],
-    groups: Int[Tensor, " members"],
-    valid: Bool[Tensor, " members"],
-    *,
-    eps: float = 1e-6,
-    ddof: int = 1,
-) -> Float[Tensor, " members"]:
-    """`(R - mean(group)) / (std(all valid rewards) + eps)`; otherwise as `group_std`."""
-    table = _GroupTable(rewards, groups, valid)
-    whole = _GroupTable(rewards, torch.zeros_like(groups), valid)
-    return table.scored(table.deviations / (whole.std(ddof, eps)[torch.zeros_like(groups)] + eps))
-
-
 def greedy_baseline(
     rewards: Float[Tensor, " members"], groups: Int[Tensor, " members"], valid: Bool[Tensor, " members"]
 ) -> Float[Tensor, " members"]:

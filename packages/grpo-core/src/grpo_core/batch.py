@@ -45,8 +45,8 @@ class Batch(Generic[StatesT, ActionsT]):
     """Advantage of each decision, or of each of its components."""
     old_log_prob: Float[Tensor, "rows components"] | None = None
     """What ratios are taken to where the objective is decoupled: the weights at the start of the update."""
-    weights: Float[Tensor, "rows components"] | None = None
-    """Importance weight of the unit that each component belongs to; None where all are 1."""
+    reference: Float[Tensor, "rows components"] | None = None
+    """Log-probabilities under the reference of a KL penalty."""
 
     def __post_init__(self) -> None:
         sizes = {len(values) for values in (self.groups, self.rewards, self.valid, self.versions, self.jobs)}
@@ -96,7 +96,7 @@ class Batch(Generic[StatesT, ActionsT]):
         return replace(first, decisions=replace(first.decisions, mask=torch.zeros_like(first.mask)))
 
     def _part(self, owner: Tensor, change: Callable[[Tensor], Tensor]) -> Self:
-        columns = {name: getattr(self, name) for name in ("advantages", "old_log_prob", "weights")}
+        columns = {name: getattr(self, name) for name in ("advantages", "old_log_prob", "reference")}
         changed: dict[str, Any] = {name: change(column) for name, column in columns.items() if column is not None}
         return replace(self, decisions=self.decisions.map(change), owner=owner, **changed)
 
@@ -142,16 +142,10 @@ def collate(
 def _join(parts: Sequence[Decisions[Any, Any]]) -> Decisions[Any, Any]:
     if not parts:
         return Decisions(states=(), actions=(), log_prob=torch.zeros(0, 1))
-    references = [part.reference_log_prob for part in parts if part.reference_log_prob is not None]
-    if references and len(references) < len(parts):
-        raise ShapeError(
-            f"{len(references)} of {len(parts)} trajectories carry `reference_log_prob`; needed is all or none."
-        )
     masks = [torch.ones_like(part.log_prob, dtype=torch.bool) if part.mask is None else part.mask for part in parts]
     return Decisions(
         states=concatenate([part.states for part in parts]),
         actions=concatenate([part.actions for part in parts]),
         log_prob=concatenate([part.log_prob for part in parts]),
         mask=concatenate(masks) if any(part.mask is not None for part in parts) else None,
-        reference_log_prob=concatenate(references) if references else None,
     )

@@ -7,10 +7,35 @@ from typing import Literal
 
 from grpo_core.advantages import AdvantageFn, group_std
 from grpo_core.errors import ConfigError, at_least_one
-from grpo_core.losses import ExactKL, KLEstimator, LogRatioTransform, Surrogate, clipped, k3
+from grpo_core.losses import Surrogate, clipped
 from grpo_core.ratios import Aggregation, RatioLevel, element_mean
 from grpo_core.schedules import AdaptiveLearningRate, EntropySchedule, ExponentialDecay
-from grpo_core.staleness import Staleness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staleness:
+    """How decisions of older weights, such as those of groups that are replayed, are trained on.
+
+    Ratios are taken to the weights at the start of the update, and losses are multiplied by importance weights,
+    `exp(log-probability then - recorded one)` of what a ratio covers: the clip then limits how far one update goes, not
+    how old its data are. It also serves rollout engines that compute log-probabilities differently at the same version.
+    Costs one forward pass per update.
+
+    References:
+        Hilton et al. 2022, the decoupled objective (arXiv 2110.00641); truncated importance sampling: Yao et al. 2025.
+    """
+
+    max_age: int | None = None
+    """Decisions of weights more versions ago than this take no part, though the reward of their trajectory still counts
+    in its group. At least 0; None for no limit."""
+    high: float = 2.0
+    """Largest importance weight; positive, infinite for no truncation."""
+
+    def __post_init__(self) -> None:
+        if self.max_age is not None and self.max_age < 0:
+            raise ConfigError(f"`max_age` is {self.max_age}; it must be at least 0, or None.")
+        if not self.high > 0:
+            raise ConfigError(f"`high` is {self.high}; it must be positive.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +56,7 @@ class GRPOConfig:
     averages, not in the entropy bonus, not in a KL penalty. An update without any other group then makes no step.
     Otherwise bonus and penalty are all that moves it."""
     level: RatioLevel = RatioLevel.COMPONENT
-    """What one probability ratio covers."""
-    log_ratio: LogRatioTransform | None = None
-    """What happens to the log-ratios of components before they are taken to `level`; None for nothing. Ratios cannot
-    overflow in any case: see `bound_log_ratio`."""
+    """What one probability ratio covers. Ratios cannot overflow: see `bound_log_ratio`."""
     surrogate: Surrogate = clipped
     """The loss of one ratio."""
     aggregation: Aggregation = element_mean
@@ -45,10 +67,7 @@ class GRPOConfig:
     entropy_decay_per_update: bool = False
     """Whether n counts updates, also those that made no step, and not optimiser steps."""
     kl_weight: float = 0.0
-    """Weight of the KL penalty, per component, to `Decisions.reference_log_prob` or to the learner's reference policy;
-    at least 0."""
-    kl: KLEstimator | ExactKL = k3
-    """Estimator of that penalty, or `ExactKL()` for policies that return their distribution."""
+    """Weight of the KL penalty, estimated per component by k3, to the learner's reference policy; at least 0."""
     staleness: Staleness | None = None
     """What becomes of decisions of older weights; None trusts that there are none."""
     inner_epochs: int = 4
@@ -91,8 +110,3 @@ class GRPOConfig:
                 raise ConfigError(f"`{name}` is {limit}; it must be positive, or None.")
         if not 0 <= self.kl_weight < float("inf"):
             raise ConfigError(f"`kl_weight` is {self.kl_weight}; it must be finite and at least 0.")
-        if self.staleness is not None and self.staleness.level.fineness > self.level.fineness:
-            raise ConfigError(
-                f"`staleness.level` is {self.staleness.level.name}, finer than `level` {self.level.name}; one ratio "
-                "needs one weight."
-            )

@@ -63,7 +63,7 @@ class EpisodePolicy(nn.Module):
     def evaluate(self, states: Int[Tensor, " episodes"], actions: Float[Tensor, "episodes numbers"]) -> Evaluation:
         """Scores recorded numbers, given the class of each episode."""
         normal: Any = self._normal(states)
-        return Evaluation(normal.log_prob(actions), normal.entropy(), normal)
+        return Evaluation(normal.log_prob(actions), normal.entropy())
 
     def _normal(self, classes: Tensor) -> Normal:
         deviation = self.log_std[classes].clamp(*self._log_std_range).exp()

@@ -10,19 +10,29 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from grpo_core._plan import Rows, bounds_of, steps_of, taking_part
-from grpo_core._refusal import RecordCheck, names, refuse_advantages, refuse_rewards, refuse_versions
-from grpo_core._state import Snapshot, copied, parameters_of, restore_optimizer
+from grpo_core._refusal import (
+    RecordCheck,
+    Snapshot,
+    names,
+    parameters_of,
+    refuse_advantages,
+    refuse_rewards,
+    refuse_versions,
+)
+from grpo_core._tensors import copied, to_device
 from grpo_core.advantages import mixed_groups
 from grpo_core.batch import Batch
 from grpo_core.config import GRPOConfig
 from grpo_core.distributed import Ranks, is_sharded
 from grpo_core.errors import ConfigError, LogProbMismatchError, NonFiniteError, PrecisionError, StateError
-from grpo_core.losses import ExactKL, k3
+from grpo_core.groups import stable_seed
+from grpo_core.losses import k3
 from grpo_core.metrics import Report, UpdateMetrics
 from grpo_core.objective import Average, Terms, checked, terms_of
-from grpo_core.staleness import importance_weights
 from grpo_core.trajectory import ActionsT, Evaluated, Policy, StatesT
+
+Rows = Batch[Any, Any]
+"""Some decisions of an update."""
 
 
 class Learner(Generic[StatesT, ActionsT]):
@@ -41,11 +51,10 @@ class Learner(Generic[StatesT, ActionsT]):
         optimizer: Holds the parameters to train; its learning rate may be changed between updates.
         config: Everything else.
         reference: What a KL penalty holds the policy close to: another policy, with weights of its own that nothing
-            changes. Not needed where decisions carry `reference_log_prob`. Estimates cost one forward pass through it
-            per update, `ExactKL` one per pass.
+            changes. Costs one forward pass through it per update.
 
     Raises:
-        ConfigError: The optimiser holds no parameter that wants a gradient.
+        ConfigError: The optimiser holds no parameter that wants a gradient, or a penalty lacks its reference.
         PrecisionError: It holds parameters in float16, whose gradients would need a loss scaler.
     """
 
@@ -69,6 +78,8 @@ class Learner(Generic[StatesT, ActionsT]):
         self.optimizer = optimizer
         self.config = GRPOConfig() if config is None else config
         self.reference = reference
+        if self.config.kl_weight > 0 and reference is None:
+            raise ConfigError(f"`kl_weight` is {self.config.kl_weight}, but there is no `reference`; give one.")
         self._ranks = Ranks.of(policy)
         if is_sharded(policy):
             from torch.distributed.fsdp import register_fsdp_forward_method
@@ -116,7 +127,7 @@ class Learner(Generic[StatesT, ActionsT]):
             TrajectoryError: With `staleness`, decisions are of a later version than the weights.
             ShapeError: `evaluate` returned another shape than was recorded, or `advantages` do not fit the batch.
             PrecisionError: It returned log-probabilities in half precision.
-            ConfigError: A bonus or penalty needs what the policy or the batch does not give.
+            ConfigError: An entropy bonus needs entropies that the policy does not give.
         """
         rewards = batch.rewards[batch.valid]
         mixed = mixed_groups(batch.rewards, batch.groups, batch.valid)
@@ -152,7 +163,13 @@ class Learner(Generic[StatesT, ActionsT]):
         """Continues where `state_dict` was taken, bit for bit; `StateError` if that was over other parameters."""
         try:
             counters = [int(state[name]) for name in ("updates", "optimizer_steps", "refusals")]
-            restore_optimizer(self.optimizer, state["optimizer"])
+            optimizer = copied(state["optimizer"])
+            for index, parameter in enumerate(parameters_of(self.optimizer)):
+                for name, value in optimizer["state"].get(index, {}).items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                        shapes = f"shape {tuple(value.shape)}, the parameter {tuple(parameter.shape)}"
+                        raise StateError(f"saved `{name}` of parameter {index} has {shapes}")
+            self.optimizer.load_state_dict(optimizer)
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"The learner's state does not fit: {error}; give what `state_dict` returned.") from error
         self._updates, self._optimizer_steps, self._refusals = counters
@@ -177,7 +194,8 @@ class Learner(Generic[StatesT, ActionsT]):
         report, snapshot = Report(self._ranks), Snapshot(self.optimizer, self.policy)
         try:
             rows = self._prepared(rows)
-            report.note_weights(rows)
+            if config.staleness is not None:
+                report.note_weights(rows, config.level, config.staleness.high)
             check = self._train(rows, report, version)
             error = check.settle()
             report.read()
@@ -200,17 +218,11 @@ class Learner(Generic[StatesT, ActionsT]):
         return report.complete(replace(metrics, decisions=len(rows.owner), stale_decisions=stale, log_prob_error=error))
 
     def _prepared(self, rows: Rows) -> Rows:
-        """Looks up, before the first step, what the record lacks: reference and importance weights."""
-        config, decisions = self.config, rows.decisions
-        wants_reference = config.kl_weight > 0 and not isinstance(config.kl, ExactKL)
-        if wants_reference and decisions.reference_log_prob is None and self.reference is not None:
-            recorded = self._log_prob(self.reference, rows)
-            rows = replace(rows, decisions=replace(decisions, reference_log_prob=recorded))
-        if config.staleness is not None and config.staleness.decoupled:
-            now = self._log_prob(self.policy, rows)
-            behaviour = decisions.log_prob.to(now.dtype)
-            weights = importance_weights(config.staleness, now, behaviour, rows.mask, rows.trajectory, len(rows))
-            rows = replace(rows, old_log_prob=now, weights=weights)
+        """Looks up, before the first step, what reference and policy make of the rows."""
+        if self.config.kl_weight > 0 and self.reference is not None:
+            rows = replace(rows, reference=self._log_prob(self.reference, rows))
+        if self.config.staleness is not None:
+            rows = replace(rows, old_log_prob=self._log_prob(self.policy, rows))
         return rows
 
     def _train(self, rows: Rows, report: Report, version: int) -> RecordCheck:
@@ -274,11 +286,7 @@ class Learner(Generic[StatesT, ActionsT]):
     def _backward(self, rows: Rows, average: Average, entropy_weight: float) -> tuple[Terms, Tensor]:
         """Adds the gradient of some rows; returns their terms and log-probabilities, detached."""
         evaluated = self._evaluate(self.policy, rows)
-        reference = None
-        if self.reference is not None and self.config.kl_weight > 0 and isinstance(self.config.kl, ExactKL):
-            with torch.no_grad():
-                reference = self._evaluate(self.reference, rows)
-        terms = terms_of(self.config, rows, evaluated, average, entropy_weight=entropy_weight, reference=reference)
+        terms = terms_of(self.config, rows, evaluated, average, entropy_weight=entropy_weight)
         torch.autograd.backward(terms.loss * self._ranks.count)  # processes average their gradients
         return terms._replace(loss=terms.loss.detach()), evaluated.log_prob.detach()
 
@@ -308,3 +316,66 @@ class Learner(Generic[StatesT, ActionsT]):
             if not all(bool(value.isfinite().all()) for value in [terms.loss, *gradients]):
                 members.append(member)
         return torch.tensor(members, dtype=torch.long)
+
+
+def taking_part(config: GRPOConfig, batch: Rows, advantages: Tensor, *, version: int) -> tuple[Rows, int]:
+    """The decisions whose group teaches and that are not too old, with their advantages; and how many are too old."""
+    owner = batch.owner
+    per_row = advantages if advantages.ndim == 2 else advantages[owner].unsqueeze(1)
+    chosen = batch.valid[owner]
+    if config.drop_degenerate and len(owner):
+        teaches = torch.zeros(len(batch), dtype=torch.bool)  # by group, of which there are no more
+        teaches[batch.groups[owner[(per_row != 0).any(dim=1)]]] = True
+        chosen = chosen & teaches[batch.groups[owner]]
+    limit = None if config.staleness is None else config.staleness.max_age
+    young = torch.ones_like(chosen) if limit is None else version - batch.versions[owner] <= limit
+    kept = (chosen & young).nonzero().squeeze(1)
+    part = batch if len(kept) == len(owner) else batch.take(kept)
+    recorded = part.decisions.log_prob
+    scores = per_row[kept].to(torch.promote_types(recorded.dtype, torch.float32))
+    decisions = replace(part.decisions, mask=part.mask)
+    part = replace(part, decisions=decisions, advantages=to_device(scores, recorded.device))
+    return part, int((chosen & ~young).sum())
+
+
+def steps_of(config: GRPOConfig, rows: Rows, *, update: int, epoch: int) -> Iterator[Rows]:
+    """The decisions of each optimiser step of a pass, by a draw that (seed, update, epoch) determine.
+
+    A level that needs whole trajectories divides trajectories, any other level single decisions.
+    """
+    if config.minibatches == 1:
+        yield rows
+        return
+    if config.level.whole_trajectories:
+        members, place = torch.unique(rows.owner, return_inverse=True)
+    else:
+        members = place = torch.arange(len(rows.owner))
+    part_of = torch.empty_like(members)
+    generator = torch.Generator().manual_seed(stable_seed(config.seed, "shuffle", update, epoch))
+    order = torch.randperm(len(members), generator=generator)
+    for number, part in enumerate(order.chunk(config.minibatches)):
+        part_of[part] = number
+    for number in range(min(config.minibatches, len(members))):
+        index = (part_of[place] == number).nonzero().squeeze(1)
+        if len(index):
+            yield rows.take(index)
+
+
+def bounds_of(config: GRPOConfig, step: Rows, *, shares: int) -> list[tuple[int, int]]:
+    """Cuts an optimiser step into parts of at most `micro_rows` and, as far as it goes, at least `shares` of them.
+
+    Parts of a level that needs whole trajectories exceed the limit by as much as one trajectory does.
+    """
+    rows = len(step.owner)
+    limit = -(-rows // shares)
+    if config.micro_rows is not None:
+        limit = min(limit, config.micro_rows)
+    if not config.level.whole_trajectories:
+        return [(start, min(start + limit, rows)) for start in range(0, rows, limit)]
+    found, start, before = [], 0, 0
+    for end in [*(step.owner.diff().nonzero().squeeze(1) + 1).tolist(), rows]:
+        if end - start > limit and before > start:
+            found.append((start, before))
+            start = before
+        before = end
+    return [*found, (start, before)]

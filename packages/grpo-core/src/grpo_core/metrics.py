@@ -12,7 +12,8 @@ from torch import Tensor
 from grpo_core._tensors import HostCopy
 from grpo_core.batch import Batch
 from grpo_core.distributed import Ranks
-from grpo_core.objective import Terms
+from grpo_core.objective import Terms, importance_weights
+from grpo_core.ratios import RatioLevel, units_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class UpdateMetrics:
     clip_fraction_high: float | None = None
     """Share of ratios stopped above the upper clip."""
     capped_fraction: float | None = None
-    """Share of ratios stopped by a second bound (dual or two-sided)."""
+    """Share of ratios stopped by a second bound (dual)."""
     ratio_min: float | None = None
     ratio_max: float | None = None
     """Extremes of the ratio, at the configured level."""
@@ -77,9 +78,9 @@ class UpdateMetrics:
     older weights made all of those decisions."""
     importance_weight_mean: float | None = None
     importance_weight_max: float | None = None
-    """Importance weights of the components; None without a decoupled `GRPOConfig.staleness`."""
+    """Importance weights of what a ratio covers; None without `GRPOConfig.staleness`."""
     effective_sample_share: float | None = None
-    """Effective sample size of these weights, (sum w)^2 / sum w^2, as a share of the components."""
+    """Effective sample size of these weights, (sum w)^2 / sum w^2, as a share of their number."""
     grad_norm: float | None = None
     grad_norm_max: float | None = None
     """Mean and largest norm of the gradients before clipping."""
@@ -114,12 +115,12 @@ class Report:
         """Marks the begin of a pass."""
         self._epoch_starts.append(self.steps)
 
-    def note_weights(self, rows: Batch[Any, Any]) -> None:
-        """Takes the importance weights of the update's components, all of which every process has."""
-        if rows.weights is not None:
-            weights, count = torch.where(rows.mask, rows.weights, 0), rows.mask.sum().clamp(min=1)
-            share = weights.sum().square() / weights.square().sum() / count
-            self._weights = [weights.sum() / count, weights.max(), share]
+    def note_weights(self, rows: Batch[Any, Any], level: RatioLevel, high: float) -> None:
+        """Takes the importance weights of the whole update, which every process has."""
+        units, _ = units_of(rows.mask, rows.trajectory, len(rows), level)
+        weights, count = torch.where(units, importance_weights(rows, level, high), 0), units.sum().clamp(min=1)
+        share = weights.sum().square() / weights.square().sum() / count
+        self._weights = [weights.sum() / count, weights.max(), share]
 
     def note_step(self, parts: Sequence[Terms], grad_norm: Tensor) -> None:
         """Adds an optimiser step, given the terms of its micro-batches."""

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from grpo_core.batch import Batch
 from grpo_core.config import GRPOConfig
 from grpo_core.errors import ConfigError, PrecisionError, ShapeError
-from grpo_core.losses import ExactKL, KLEstimator, clipped, k3
+from grpo_core.losses import clipped, k3
 from grpo_core.ratios import RatioLevel, to_level, units_of
 from grpo_core.trajectory import Evaluated
 
@@ -105,17 +104,13 @@ def terms_of(
     average: Average,
     *,
     entropy_weight: float,
-    reference: Evaluated | None = None,
 ) -> Terms:
     """The loss of some rows of an optimiser step, given their evaluation and `average` of the whole step.
-
-    Only `ExactKL` looks at the evaluation by the reference.
 
     Raises:
         ShapeError: The re-evaluation has another shape than the record.
         PrecisionError: Its log-probabilities are in half precision.
-        ConfigError: A bonus or penalty asks for entropies, reference log-probabilities or distributions that are not
-            there.
+        ConfigError: A bonus asks for entropies that are not there.
 
     References:
         NoiseGate §4.4, eqs. (8) and (9).
@@ -128,14 +123,12 @@ def terms_of(
     def at(values: Tensor, level: RatioLevel) -> Tensor:
         return to_level(values, mask, trajectory, len(rows), level)
 
-    log_ratio = log_prob - old
-    changed = log_ratio if config.log_ratio is None else config.log_ratio(log_ratio, advantages)
-    ratios = bound_log_ratio(at(changed, level))
+    ratios = bound_log_ratio(at(log_prob - old, level))
     units, owners = units_of(mask, trajectory, len(rows), level)
     losses = config.surrogate(ratios, at(advantages, level.mean), at(log_prob, level))
     unit_losses = torch.where(units, losses.loss, 0)
-    if rows.weights is not None:
-        unit_losses = unit_losses * at(rows.weights, level.mean).to(unit_losses.dtype)
+    if config.staleness is not None:
+        unit_losses = unit_losses * importance_weights(rows, level, config.staleness.high).to(unit_losses.dtype)
 
     surrogate = (unit_losses * average.loss[owners]).sum()
     entropy = _mean_entropy(evaluated.entropy, rows, average, needed=entropy_weight > 0)
@@ -144,8 +137,9 @@ def terms_of(
     if entropy_weight > 0:
         loss = loss - entropy_weight * entropy
     if config.kl_weight > 0:
-        divergence = _divergence(config.kl, evaluated, log_prob, rows, reference)
-        penalty = (torch.where(mask, divergence, 0) * average.penalty[trajectory].unsqueeze(1)).sum()
+        assert rows.reference is not None, "the learner looks it up"
+        reference = torch.where(mask, rows.reference.to(log_prob.dtype), 0)
+        penalty = (k3(log_prob, reference) * average.penalty[trajectory].unsqueeze(1)).sum()
         loss = loss + config.kl_weight * penalty
     with torch.no_grad():
         ratio = torch.where(units, ratios, 0).exp()
@@ -162,6 +156,12 @@ def terms_of(
             ratio_min=torch.where(units, ratio, float("inf")).min(),
             ratio_max=torch.where(units, ratio, 0).max(),
         )
+
+
+def importance_weights(rows: Batch[Any, Any], level: RatioLevel, high: float) -> Float[Tensor, "*units"]:
+    """How much likelier what a ratio covers was at the start of the update than when it was chosen, at most `high`."""
+    drift = rows.old - rows.decisions.log_prob.to(rows.old.dtype)
+    return to_level(drift, rows.mask, rows.trajectory, len(rows), level).exp().clamp(max=high)
 
 
 def unit_counts(rows: Batch[Any, Any], level: RatioLevel) -> Int[Tensor, " trajectories"]:
@@ -204,42 +204,6 @@ def _mean_entropy(entropy: Tensor | None, rows: Batch[Any, Any], average: Averag
     if entropy.shape == rows.mask.shape[:1]:
         return torch.where(rows.mask.any(dim=1), entropy, 0).sum() / average.rows
     raise _misshapen("Entropies", entropy, rows)
-
-
-def _divergence(
-    kl: KLEstimator | ExactKL,
-    evaluated: Evaluated,
-    log_prob: Tensor,
-    rows: Batch[Any, Any],
-    reference: Evaluated | None,
-) -> Tensor:
-    """The divergence from the reference of each component; that of whole decisions is shared equally among theirs."""
-    if not isinstance(kl, ExactKL):
-        recorded = rows.decisions.reference_log_prob
-        if recorded is None:
-            raise ConfigError(
-                "`kl_weight` is positive, but the decisions carry no `reference_log_prob`; record it, or give the "
-                "learner a `reference`."
-            )
-        return kl(log_prob, torch.where(rows.mask, recorded.to(log_prob.dtype), 0))
-    divergence = kl(_distribution(evaluated, "policy"), _distribution(reference, "reference")).to(log_prob.dtype)
-    if divergence.shape == rows.mask.shape[:1]:
-        divergence = (divergence / rows.mask.sum(dim=1).clamp(min=1)).unsqueeze(1).expand_as(rows.mask)
-    if divergence.shape != rows.mask.shape:
-        raise _misshapen("Divergences", divergence, rows)
-    return divergence
-
-
-def _distribution(evaluated: Evaluated | None, whose: str) -> Distribution:
-    if evaluated is None:
-        raise ConfigError("`kl` is `ExactKL`, but there is no reference; give the learner a `reference` policy.")
-    distribution = getattr(evaluated, "distribution", None)
-    if not isinstance(distribution, Distribution):
-        raise ConfigError(
-            f"`kl` is `ExactKL`, but `evaluate` of the {whose} returned no `distribution`; return it, or choose an "
-            "estimate such as `k3`."
-        )
-    return distribution
 
 
 def _misshapen(what: str, values: Tensor, rows: Batch[Any, Any]) -> ShapeError:

@@ -36,19 +36,16 @@ class RatioLevel(Enum):
     """The ratio of whole trajectories: units (trajectories,)."""
 
     @property
-    def fineness(self) -> int:
-        """2 for components, 1 for decisions, 0 for trajectories."""
-        return 2 if self is RatioLevel.COMPONENT else int(self in (RatioLevel.STEP_SUM, RatioLevel.STEP_MEAN))
-
-    @property
     def whole_trajectories(self) -> bool:
         """Whether a ratio needs all decisions of its trajectory at once."""
-        return self.fineness == 0
+        return self in (RatioLevel.TRAJECTORY_GEOMEAN, RatioLevel.TRAJECTORY_SUM)
 
     @property
     def mean(self) -> RatioLevel:
         """The level of the same units that averages over their components."""
-        return (RatioLevel.TRAJECTORY_GEOMEAN, RatioLevel.STEP_MEAN, RatioLevel.COMPONENT)[self.fineness]
+        if self is RatioLevel.COMPONENT:
+            return self
+        return RatioLevel.TRAJECTORY_GEOMEAN if self.whole_trajectories else RatioLevel.STEP_MEAN
 
 
 def to_level(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, S
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from grpo_core._tensors import map_tensors, tensors_of
 from grpo_core.errors import ShapeError, TrajectoryError
@@ -39,8 +38,6 @@ class Decisions(Generic[StatesT, ActionsT]):
     """Log-probability of each component under the weights that acted."""
     mask: Bool[Tensor, "rows components"] | None = None
     """Components that count; None if all do."""
-    reference_log_prob: Float[Tensor, "rows components"] | None = None
-    """Log-probability of each component under the reference of a KL penalty; None where there is none."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.log_prob.shape)
@@ -48,11 +45,6 @@ class Decisions(Generic[StatesT, ActionsT]):
             raise ShapeError(f"`log_prob` has shape {shape}; needed is (rows, components).")
         if self.mask is not None and (self.mask.shape != shape or self.mask.dtype != torch.bool):
             raise ShapeError(f"`mask` is {self.mask.dtype} {tuple(self.mask.shape)}; needed is bool {shape}.")
-        if self.reference_log_prob is not None and self.reference_log_prob.shape != shape:
-            raise ShapeError(
-                f"`reference_log_prob` has shape {tuple(self.reference_log_prob.shape)}; needed is that of `log_prob`, "
-                f"{shape}."
-            )
         for name, tree in (("states", self.states), ("actions", self.actions)):
             for tensor in tensors_of(tree):
                 if tensor.ndim == 0 or len(tensor) != shape[0]:
@@ -68,7 +60,6 @@ class Decisions(Generic[StatesT, ActionsT]):
             actions=map_tensors(self.actions, change),
             log_prob=change(self.log_prob),
             mask=None if self.mask is None else change(self.mask),
-            reference_log_prob=None if self.reference_log_prob is None else change(self.reference_log_prob),
         )
 
     def __len__(self) -> int:
@@ -132,8 +123,6 @@ class Evaluation(NamedTuple):
     """Log-probability of every component of every action, differentiable; a scalar action has one component."""
     entropy: Float[Tensor, " rows"] | Float[Tensor, "rows components"] | None = None
     """Entropy in nats, of whole decisions or of their components; None where there is no bonus."""
-    distribution: Distribution | None = None
-    """The distribution over actions, with batch shape (rows,) or (rows, components); only `ExactKL` asks for it."""
 
 
 class Policy(Protocol[StatesT_contra, ActionsT_contra]):
