@@ -175,19 +175,32 @@ def some_futures(source: TabletopClips, *, per_task: int, seed: int) -> dict[str
     return picked
 
 
-def labelled_episodes(demonstrations: Demonstrations, most: int) -> Bool[Tensor, " episodes"]:
+def labelled_episodes(
+    demonstrations: Demonstrations, most: int, unlabelled: Sequence[str] = ()
+) -> Bool[Tensor, " episodes"]:
     """Tell which episodes keep their actions: of each task the first `most` that succeeded, or all of those (0).
 
+    Args:
+        demonstrations: Of all tasks.
+        most: Episodes of a task, or 0.
+        unlabelled: Tasks of which no episode does.
+
     Raises:
-        RunError: If a task has fewer.
+        RunError: If a task has fewer, if there are no demonstrations of one, or if none keeps any.
     """
+    known = sorted(set(demonstrations.tasks))
+    missing, labelled = sorted(set(unlabelled) - set(known)), [task for task in known if task not in unlabelled]
+    if missing:
+        raise RunError(f"there are no demonstrations of {missing}, which `unlabelled` names; there are of {known}.")
+    if not labelled:
+        raise RunError(f"`unlabelled` names all tasks, {known}; the actions of one must be learned.")
     given = torch.tensor(demonstrations.success)
-    if most:
-        for task in sorted(set(demonstrations.tasks)):
-            own = torch.tensor([name == task for name in demonstrations.tasks]) & given
-            if int(own.sum()) < most:
-                raise RunError(f"`{task}` has {int(own.sum())} solved demonstrations; `labelled` asks for {most}.")
-            given &= ~own | (own.cumsum(0) <= most)
+    given &= torch.tensor([task in labelled for task in demonstrations.tasks])
+    for task in labelled if most else ():
+        own = torch.tensor([name == task for name in demonstrations.tasks]) & given
+        if int(own.sum()) < most:
+            raise RunError(f"`{task}` has {int(own.sum())} solved demonstrations; `labelled` asks for {most}.")
+        given &= ~own | (own.cumsum(0) <= most)
     return given
 
 

@@ -171,6 +171,8 @@ class Stage1Config:
     """What becomes of an earlier run."""
     labelled: int = 0
     """Demonstrations of each task whose actions are learned; the others are videos without actions. 0 for all."""
+    unlabelled: tuple[str, ...] = ()
+    """Tasks whose actions are not learned at all: they are known from videos alone."""
     labelled_share: float = 0.5
     """Part of a batch with actions, where some videos have none."""
     word_noise: float = 0.0

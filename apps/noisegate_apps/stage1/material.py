@@ -66,7 +66,7 @@ def tabletop_material(config: Stage1Config, parallel: Parallel) -> Material:
     parallel.wait()
     demonstrations = read()
     codec = ConvCodec.from_pretrained(config.codec).eval()
-    given = labelled_episodes(demonstrations, config.labelled)
+    given = labelled_episodes(demonstrations, config.labelled, config.unlabelled)
     known = given.repeat_interleave(demonstrations.step_start.diff())  # nothing is measured on actions not given
     settings = PolicySettings(
         states=Normalizer.from_moments(demonstrations.states[known]),
