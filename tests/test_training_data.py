@@ -10,7 +10,7 @@ import torch
 
 from noisegate_apps.data.batches import with_lost_words
 from noisegate_apps.data.demonstrations import load_demonstrations, windows_of
-from noisegate_apps.data.tabletop import cached_windows
+from noisegate_apps.data.tabletop import cached_windows, labelled_episodes
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.stage1 import training
 from noisegate_apps.stage1.config import Stage1Config
@@ -105,6 +105,41 @@ def test_a_changed_file_is_read_again(root, demonstrations):
     again = load_demonstrations(root)
     assert again.instructions[1] == "do 7"
     assert again.fingerprint != demonstrations.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("most", "unlabelled", "kept"),
+    [
+        (0, (), [True, False, True, True, True, True]),
+        (1, (), [True, False, False, True, False, False]),
+        (0, ("lift_pot",), [False, False, False, True, True, True]),
+        (2, ("slide_bolt",), [True, False, True, False, False, False]),
+    ],
+)
+def test_actions_are_kept_of_the_first_solved_episodes_of_tasks_that_have_any(demonstrations, most, unlabelled, kept):
+    six = replace(
+        demonstrations,
+        tasks=("lift_pot",) * 3 + ("slide_bolt",) * 3,
+        success=(True, False, True, True, True, True),
+    )
+    assert labelled_episodes(six, most, unlabelled).tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("most", "unlabelled", "said"),
+    [
+        (4, (), r"`lift_pot` has 3 solved demonstrations; `labelled` asks for 4"),
+        (
+            0,
+            ("lift_pod",),
+            r"no demonstrations of \['lift_pod'\], which `unlabelled` names; there are of \['lift_pot'\]",
+        ),
+        (0, ("lift_pot",), r"`unlabelled` names all tasks, \['lift_pot'\]"),
+    ],
+)
+def test_labels_that_cannot_be_had_are_refused(demonstrations, most, unlabelled, said):
+    with pytest.raises(RunError, match=said):
+        labelled_episodes(demonstrations, most, unlabelled)
 
 
 @pytest.fixture
