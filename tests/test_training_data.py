@@ -108,38 +108,35 @@ def test_a_changed_file_is_read_again(root, demonstrations):
 
 
 @pytest.mark.parametrize(
-    ("most", "unlabelled", "kept"),
+    ("most", "scarce", "kept"),
     [
-        (0, (), [True, False, True, True, True, True]),
-        (1, (), [True, False, False, True, False, False]),
-        (0, ("lift_pot",), [False, False, False, True, True, True]),
-        (2, ("slide_bolt",), [True, False, True, False, False, False]),
+        (0, {}, [True, False, True, True, True, True]),
+        (1, {}, [True, False, False, True, False, False]),
+        (0, {"scarce": ("lift_pot",)}, [False, False, False, True, True, True]),
+        (0, {"scarce": ("slide_bolt",), "most_of_scarce": 2}, [True, False, True, True, True, False]),
+        (1, {"scarce": ("slide_bolt",), "most_of_scarce": 2}, [True, False, False, True, True, False]),
     ],
 )
-def test_actions_are_kept_of_the_first_solved_episodes_of_tasks_that_have_any(demonstrations, most, unlabelled, kept):
+def test_actions_are_kept_of_the_first_solved_episodes(demonstrations, most, scarce, kept):
     six = replace(
         demonstrations,
         tasks=("lift_pot",) * 3 + ("slide_bolt",) * 3,
         success=(True, False, True, True, True, True),
     )
-    assert labelled_episodes(six, most, unlabelled).tolist() == kept
+    assert labelled_episodes(six, most, **scarce).tolist() == kept
 
 
 @pytest.mark.parametrize(
-    ("most", "unlabelled", "said"),
+    ("most", "scarce", "said"),
     [
         (4, (), r"`lift_pot` has 3 solved demonstrations; `labelled` asks for 4"),
-        (
-            0,
-            ("lift_pod",),
-            r"no demonstrations of \['lift_pod'\], which `unlabelled` names; there are of \['lift_pot'\]",
-        ),
-        (0, ("lift_pot",), r"`unlabelled` names all tasks, \['lift_pot'\]"),
+        (0, ("lift_pod",), r"no demonstrations of \['lift_pod'\], which `scarce` names; there are of \['lift_pot'\]"),
+        (0, ("lift_pot",), r"`scarce` names all tasks, \['lift_pot'\]"),
     ],
 )
-def test_labels_that_cannot_be_had_are_refused(demonstrations, most, unlabelled, said):
+def test_labels_that_cannot_be_had_are_refused(demonstrations, most, scarce, said):
     with pytest.raises(RunError, match=said):
-        labelled_episodes(demonstrations, most, unlabelled)
+        labelled_episodes(demonstrations, most, scarce=scarce)
 
 
 @pytest.fixture

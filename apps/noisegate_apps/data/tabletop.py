@@ -176,31 +176,33 @@ def some_futures(source: TabletopClips, *, per_task: int, seed: int) -> dict[str
 
 
 def labelled_episodes(
-    demonstrations: Demonstrations, most: int, unlabelled: Sequence[str] = ()
+    demonstrations: Demonstrations, most: int, *, scarce: Sequence[str] = (), most_of_scarce: int = 0
 ) -> Bool[Tensor, " episodes"]:
     """Tell which episodes keep their actions: of each task the first `most` that succeeded, or all of those (0).
 
     Args:
         demonstrations: Of all tasks.
         most: Episodes of a task, or 0.
-        unlabelled: Tasks of which no episode does.
+        scarce: Tasks of which the first `most_of_scarce` do instead.
+        most_of_scarce: Episodes of such a task; with 0 it is known from videos alone.
 
     Raises:
-        RunError: If a task has fewer, if there are no demonstrations of one, or if none keeps any.
+        RunError: If a task has fewer, if there are no demonstrations of one, or if all are scarce.
     """
-    known = sorted(set(demonstrations.tasks))
-    missing, labelled = sorted(set(unlabelled) - set(known)), [task for task in known if task not in unlabelled]
+    names = sorted(set(demonstrations.tasks))
+    missing = sorted(set(scarce) - set(names))
     if missing:
-        raise RunError(f"there are no demonstrations of {missing}, which `unlabelled` names; there are of {known}.")
-    if not labelled:
-        raise RunError(f"`unlabelled` names all tasks, {known}; the actions of one must be learned.")
-    given = torch.tensor(demonstrations.success)
-    given &= torch.tensor([task in labelled for task in demonstrations.tasks])
-    for task in labelled if most else ():
-        own = torch.tensor([name == task for name in demonstrations.tasks]) & given
-        if int(own.sum()) < most:
-            raise RunError(f"`{task}` has {int(own.sum())} solved demonstrations; `labelled` asks for {most}.")
-        given &= ~own | (own.cumsum(0) <= most)
+        raise RunError(f"there are no demonstrations of {missing}, which `scarce` names; there are of {names}.")
+    if set(scarce) >= set(names):
+        raise RunError(f"`scarce` names all tasks, {names}; leave one out, or give `labelled` alone.")
+    solved = torch.tensor(demonstrations.success)
+    given = torch.zeros_like(solved)
+    for task in names:
+        own = torch.tensor([name == task for name in demonstrations.tasks]) & solved
+        option, count = ("scarce_labelled", most_of_scarce) if task in scarce else ("labelled", most)
+        if int(own.sum()) < count:
+            raise RunError(f"`{task}` has {int(own.sum())} solved demonstrations; `{option}` asks for {count}.")
+        given |= own & ((own.cumsum(0) <= count) | (task not in scarce and not count))
     return given
 
 

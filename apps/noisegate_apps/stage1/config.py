@@ -171,8 +171,10 @@ class Stage1Config:
     """What becomes of an earlier run."""
     labelled: int = 0
     """Demonstrations of each task whose actions are learned; the others are videos without actions. 0 for all."""
-    unlabelled: tuple[str, ...] = ()
-    """Tasks whose actions are not learned at all: they are known from videos alone."""
+    scarce: tuple[str, ...] = ()
+    """Tasks of which only `scarce_labelled` demonstrations keep their actions, whatever `labelled` says."""
+    scarce_labelled: int = 0
+    """Demonstrations of each scarce task whose actions are learned; with 0 it is known from videos alone."""
     labelled_share: float = 0.5
     """Part of a batch with actions, where some videos have none."""
     word_noise: float = 0.0
@@ -241,7 +243,9 @@ class Stage1Config:
     def __post_init__(self) -> None:
         at_least(self, 1, "batch_size", "action_steps", "future_latents", "denoising_steps")
         at_least(self, 1, "checkpoint_every", "log_every")
-        at_least(self, 0, "steps", "epochs", "labelled", "warmup_steps", "weight_decay", "max_grad_norm")
+        at_least(
+            self, 0, "steps", "epochs", "labelled", "scarce_labelled", "warmup_steps", "weight_decay", "max_grad_norm"
+        )
         known_tasks(self.env, self.tasks)
         if self.wan.keep == "video" and self.wan.start in ("", "wan"):
             raise ValueError("`--wan.keep video` takes the video half of one of our models: name it by `--wan.start`.")

@@ -66,7 +66,9 @@ def tabletop_material(config: Stage1Config, parallel: Parallel) -> Material:
     parallel.wait()
     demonstrations = read()
     codec = ConvCodec.from_pretrained(config.codec).eval()
-    given = labelled_episodes(demonstrations, config.labelled, config.unlabelled)
+    given = labelled_episodes(
+        demonstrations, config.labelled, scarce=config.scarce, most_of_scarce=config.scarce_labelled
+    )
     known = given.repeat_interleave(demonstrations.step_start.diff())  # nothing is measured on actions not given
     settings = PolicySettings(
         states=Normalizer.from_moments(demonstrations.states[known]),
