@@ -13,7 +13,7 @@ from noisegate_apps.data.demonstrations import load_demonstrations, windows_of
 from noisegate_apps.data.tabletop import cached_windows, labelled_episodes
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.stage1 import training
-from noisegate_apps.stage1.config import Stage1Config
+from noisegate_apps.stage1.config import Stage1Config, WanSettings
 from robotwin_env.episodes import Episode, EpisodeFile, episode_path, write_episode
 from wam_backbone import ConvCodec
 from wam_backbone.cameras import tile, to_codec, to_pictures
@@ -137,6 +137,12 @@ def test_actions_are_kept_of_the_first_solved_episodes(demonstrations, most, sca
 def test_labels_that_cannot_be_had_are_refused(demonstrations, most, scarce, said):
     with pytest.raises(RunError, match=said):
         labelled_episodes(demonstrations, most, scarce=scarce)
+
+
+@pytest.mark.parametrize("chosen", [{"labelled": 3}, {"scarce": ("lift_pot",)}])
+def test_labels_are_not_chosen_among_wans_clips(chosen):
+    with pytest.raises(ValueError, match="leave `--labelled` and `--scarce` out"):
+        Stage1Config(wan=WanSettings(source="somewhere"), **chosen)
 
 
 @pytest.fixture

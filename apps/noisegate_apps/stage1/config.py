@@ -249,10 +249,8 @@ class Stage1Config:
         known_tasks(self.env, self.tasks)
         if self.wan.keep == "video" and self.wan.start in ("", "wan"):
             raise ValueError("`--wan.keep video` takes the video half of one of our models: name it by `--wan.start`.")
-        if self.wan.source and (self.labelled or self.unlabelled):
-            raise ValueError(
-                "Wan's clips all have actions; leave `--labelled` and `--unlabelled` out with `--wan.source`."
-            )
+        if self.wan.source and (self.labelled or self.scarce):
+            raise ValueError("Wan's clips all have actions; leave `--labelled` and `--scarce` out with `--wan.source`.")
         if not 0 <= self.word_noise < 1:
             raise ValueError(f"`word_noise` is {self.word_noise}; it must be at least 0 and below 1.")
         if not 0 < self.labelled_share < 1:
