@@ -62,15 +62,23 @@ CHANNELS, GRID, TEXT, TEXT_DIM, ACTIONS, ACTION_DIM = 16, 16, 64, 512, 16, 14
 FRAMES = 2
 
 
+LAUNCH_NOTHING = {
+    torch.ops.aten._unsafe_view,
+    torch.ops.aten.empty,
+    torch.ops.aten.empty_like,
+    torch.ops.aten.new_empty,
+}
+
+
 class CountOperators(TorchDispatchMode):
-    """Counts ATen operators that are not views, under any name."""
+    """Counts ATen operators that are neither views, under any name, nor allocations."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
-        launches = func.namespace == "aten" and not func.is_view and func is not torch.ops.aten._unsafe_view.default
+        launches = func.namespace == "aten" and not func.is_view and func.overloadpacket not in LAUNCH_NOTHING
         self.count += launches
         return func(*args, **(kwargs or {}))
 
@@ -80,7 +88,7 @@ def count_on_cuda(build: Callable[[], nn.Module], call: Callable[[nn.Module], Ca
     torch.set_default_dtype(torch.bfloat16)
     try:
         with (
-            mock.patch.object(F, "scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query)),
+            mock.patch.object(F, "scaled_dot_product_attention", lambda query, *_, **__: query.clone()),
             mock.patch.object(PositionTables, "_keep", keep_fake()),
             mock.patch.object(sampler_module, "_check_path"),  # looks at values
             FakeTensorMode(),
