@@ -59,7 +59,7 @@ def test_a_head_that_cannot_turn_is_refused(head_dim):
 
 def test_on_an_axis_of_their_own_actions_are_numbered_and_the_video_stays():
     frames, own = (
-        PositionTables(12, 100.0, axis).rotation(3, 2, 2, 4, 1, observed=0, left_out=0, like=torch.zeros(1))[:17, 0]
+        PositionTables(12, 100.0, axis).rotation(3, 2, 2, 4, 1, left_out=0, like=torch.zeros(1))[:17, 0]
         for axis in (ActionAxis.FRAMES, ActionAxis.OWN)
     )
     assert torch.equal(own[:12], frames[:12])

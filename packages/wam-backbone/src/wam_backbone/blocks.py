@@ -21,6 +21,7 @@ from wam_backbone._diffusers import (
 from wam_backbone.attention import ActionAttention, attend, join, scaled_attention
 from wam_backbone.interface import KeysValues, LayerContext
 from wam_backbone.joined import apply_together, lay_together
+from wam_backbone.joint_heads import HeadWeights, PairOfHeads, joint_heads
 from wam_backbone.layout import Attend, Span
 from wam_backbone.rotary import rotate
 
@@ -112,6 +113,8 @@ class _Stream(NamedTuple):
     tokens: Tensor
     modulation: Modulation
     text: KeysValues
+    heads: HeadWeights | None
+    """For joint heads; None where the modules are called."""
 
 
 class MoTBlock(nn.Module):
@@ -177,10 +180,11 @@ class MoTBlock(nn.Module):
         video_modulation: Float[Tensor, "batch frames 6 1 video_width"] | Modulation | None,
         action_modulation: Float[Tensor, "batch 6 1 action_width"] | Modulation | None,
         context: LayerContext | TextTokens,
-        rotation: Float[Tensor, "queries_and_keys 1 pairs 2"],
+        rotation: Float[Tensor, "tokens 1 pairs 2"],
         plan: tuple[Attend, ...],
-        observation: KeysValues | None = None,
+        observation: Float[Tensor, "2 batch observed heads channels"] | None = None,
         seen: Bool[Tensor, "batch 1 1 tokens"] | None = None,
+        heads: Sequence[HeadWeights] | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Run the layer.
 
@@ -191,16 +195,20 @@ class MoTBlock(nn.Module):
                 the layer's own, made for all layers at once.
             action_modulation: The same for the one action time.
             context: Cached text keys and values, or text tokens to project here.
-            rotation: Cosine and sine per token and channel pair: queries, then keys, those of `observation` first.
+            rotation: Cosine and sine per token and channel pair.
             plan: Attention calls of the layout.
-            observation: Cached keys and values of the observation, which is then not in `video`.
+            observation: Cached keys, rotated, and values of the observation, which is then not in `video`.
             seen: False for tokens that nobody attends to (padding); None for none. Flash kernels take no mask.
+            heads: The experts' weights of joint heads, where they may be made without calling modules.
 
         Returns:
             Video and action tokens after the layer, None where None came in.
         """
-        streams = self._streams(video, actions, video_modulation, action_modulation, context)
-        queries, keys, values = self._joint_heads(streams, rotation, observation)
+        streams = self._streams(video, actions, video_modulation, action_modulation, context, heads)
+        asked, keys_values = self._joint_heads(streams, rotation)
+        if observation is not None:
+            keys_values = _after(observation, keys_values)
+        queries, keys, values = (part.transpose(1, 2) for part in (asked, *keys_values))
         if self.probe is not None and actions is not None:
             self.probe(_action_attention(queries, keys, plan, video, actions, observation))
         outputs = attend(queries, keys, values, plan, attention_backend(self.video.attn1), seen)
@@ -218,24 +226,25 @@ class MoTBlock(nn.Module):
         observation: Float[Tensor, "batch 1 tokens video_width"],
         modulation: Float[Tensor, "batch 1 6 1 video_width"] | Modulation,
         context: LayerContext | TextTokens,
-        rotation: Float[Tensor, "twice_tokens 1 pairs 2"],
+        rotation: Float[Tensor, "tokens 1 pairs 2"],
+        heads: Sequence[HeadWeights] | None = None,
         *,
         last: bool = False,
-    ) -> tuple[Tensor, KeysValues]:
+    ) -> tuple[Tensor, Float[Tensor, "2 batch tokens heads channels"]]:
         """Run the layer on an observation that sees only itself.
 
         Returns:
-            Its tokens after the layer (before it, in the last one, where nobody reads them), and its keys, not yet
-            rotated, and values for `forward`.
+            Its tokens after the layer (before it, in the last one, where nobody reads them), and its keys, rotated, and
+            values for `forward`.
         """
-        (stream,) = self._streams(observation, None, modulation, None, context)
-        query, key, value = self._project(stream)
-        cache = KeysValues(key.transpose(1, 2), value.transpose(1, 2))
+        streams = self._streams(observation, None, modulation, None, context, heads)
+        queries, keys_values = self._joint_heads(streams, rotation)
+        cache = keys_values if isinstance(keys_values, Tensor) else torch.stack(keys_values)
         if last:
             return observation, cache
-        queries, keys = _rotated([query], [key], rotation)
-        read = scaled_attention(queries, keys, cache.values, attention_backend(self.video.attn1))
-        return self._finish(stream, read), cache
+        query, key, value = (part.transpose(1, 2) for part in (queries, *keys_values))
+        read = scaled_attention(query, key, value, attention_backend(self.video.attn1))
+        return self._finish(streams[0], read), cache
 
     def _streams(
         self,
@@ -244,16 +253,18 @@ class MoTBlock(nn.Module):
         video_modulation: Tensor | Modulation | None,
         action_modulation: Tensor | Modulation | None,
         context: LayerContext | TextTokens,
+        heads: Sequence[HeadWeights] | None,
     ) -> tuple[_Stream, ...]:
         if isinstance(context, TextTokens):
             context = self._project_text(context)  # within a sharded layer's forward no other entry may be called
+        of_video, of_actions = heads or (None, None)
         experts = (
-            (self.video, video, video_modulation, context.video),
-            (self.action, actions, action_modulation, context.action),
+            (self.video, video, video_modulation, context.video, of_video),
+            (self.action, actions, action_modulation, context.action, of_actions),
         )
         return tuple(
-            _Stream(expert, tokens, expert(modulation) if isinstance(modulation, Tensor) else modulation, text)
-            for expert, tokens, modulation, text in experts
+            _Stream(expert, tokens, expert(modulation) if isinstance(modulation, Tensor) else modulation, text, own)
+            for expert, tokens, modulation, text, own in experts
             if tokens is not None and modulation is not None
         )
 
@@ -262,15 +273,18 @@ class MoTBlock(nn.Module):
             self._keys_values(self.video.attn2, text.video), self._keys_values(self.action.attn2, text.action)
         )
 
-    def _joint_heads(
-        self, streams: tuple[_Stream, ...], rotation: Tensor, observation: KeysValues | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values, of the joint sequence: `(batch, heads, tokens, channels)`."""
-        queries, keys, values = (list(parts) for parts in zip(*map(self._project, streams), strict=True))
-        if observation is not None:  # in front, within the copies that join video and actions anyway
-            keys.insert(0, observation.keys.transpose(1, 2))
-            values.insert(0, observation.values.transpose(1, 2))
-        return *_rotated(queries, keys, rotation), join(values, dim=1).transpose(1, 2)
+    def _joint_heads(self, streams: tuple[_Stream, ...], rotation: Tensor) -> tuple[Tensor, PairOfHeads]:
+        """Rotated queries; rotated keys, and values: of the joint sequence, `(batch, tokens, heads, channels)`."""
+        inputs = [
+            modulated_norm(stream.tokens, stream.modulation[0], stream.modulation[1], self.eps) for stream in streams
+        ]
+        weights = [stream.heads for stream in streams if stream.heads is not None]
+        if weights:
+            return joint_heads(weights, inputs, rotation)
+        queries, keys, values = zip(*map(self._project, streams, inputs), strict=True)
+        both = torch.cat((*queries, *keys), dim=1)
+        query, key = rotate(both.view(len(both), 2, -1, *both.shape[2:]), rotation).unbind(1)
+        return query, (key, join(values, dim=1))
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """Split channels into heads, `(batch, ..., heads * channels) -> (batch, tokens, heads, channels)`.
@@ -279,17 +293,16 @@ class MoTBlock(nn.Module):
         """
         return tokens.view(tokens.shape[0], -1, tokens.shape[-1] // self.head_dim, self.head_dim)
 
-    def _project(self, stream: _Stream) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, stream: _Stream, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the joint attention, `(batch, tokens, heads, channels)`, before rotation."""
-        shift, scale, *_ = stream.modulation
-        attention, tokens = stream.expert.attn1, modulated_norm(stream.tokens, shift, scale, self.eps)
+        attention = stream.expert.attn1
         query, key, value = apply_together((attention.to_q, attention.to_k, attention.to_v), tokens)
         query, key = linear(attention.norm_q, query), linear(attention.norm_k, key)
         return self._heads(query), self._heads(key), self._heads(value)
 
     def _finish(self, stream: _Stream, attended: Tensor) -> Tensor:
         """Add the attention's output, then cross-attention and feed-forward."""
-        expert, tokens, (_, _, gate, ffn_shift, ffn_scale, ffn_gate), text = stream
+        expert, tokens, (_, _, gate, ffn_shift, ffn_scale, ffn_gate), text, _ = stream
         attended = attended.reshape(*tokens.shape[:-1], -1)  # some kernels return (batch, heads, tokens, channels)
         tokens = torch.addcmul(tokens, linear(expert.attn1.to_out[0], attended), gate)
 
@@ -307,11 +320,12 @@ class MoTBlock(nn.Module):
         return KeysValues(keys.transpose(1, 2), self._heads(values).transpose(1, 2))
 
 
-def _rotated(queries: list[Tensor], keys: list[Tensor], rotation: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys of the joint sequence turned by their places: `(batch, heads, tokens, channels)` each."""
-    asking = sum(part.shape[1] for part in queries)
-    turned = rotate(torch.cat((*queries, *keys), dim=1), rotation).transpose(1, 2)
-    return turned[:, :, :asking], turned[:, :, asking:]
+def _after(observation: Tensor, keys_values: PairOfHeads) -> PairOfHeads:
+    """Keys and values with the observation's in front."""
+    if isinstance(keys_values, Tensor):
+        return torch.cat((observation, keys_values), dim=2)
+    first, second = observation.unbind(0)
+    return torch.cat((first, keys_values[0]), dim=1), torch.cat((second, keys_values[1]), dim=1)
 
 
 def _action_attention(
@@ -320,9 +334,9 @@ def _action_attention(
     plan: tuple[Attend, ...],
     video: Tensor | None,
     actions: Tensor,
-    observation: KeysValues | None,
+    observation: Tensor | None,
 ) -> ActionAttention:
-    observed = 0 if observation is None else observation.keys.shape[2]
+    observed = 0 if observation is None else observation.shape[2]
     per_frame = observed if video is None else video.shape[2]
     latents = observed + (0 if video is None else video.shape[1] * per_frame)
     frames = tuple(Span(start, start + per_frame) for start in range(0, latents, per_frame))

@@ -194,7 +194,7 @@ class InputChecks:
             raise ConfigurationError(
                 f"an `observation` cache does not hold in the layout `{self.layout.value}`; use `joint` or `fastwam`."
             )
-        rows = len(observation.layers[0].keys)
+        rows = observation.layers[0].shape[1]
         _, patch_rows, patch_columns = self.patch_size
         grid = observation.grid if video is None else (video.shape[3] // patch_rows, video.shape[4] // patch_columns)
         if (rows, observation.grid, len(observation.layers)) != (batch, grid, self.num_layers):

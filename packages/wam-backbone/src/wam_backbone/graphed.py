@@ -126,7 +126,9 @@ class _StaticStep:
         copies = tuple(LayerContext(_clone(layer.video), _clone(layer.action)) for layer in context.layers)
         self._context = replace(context, layers=copies)
         self._observation = (
-            None if observation is None else replace(observation, layers=tuple(map(_clone, observation.layers)))
+            None
+            if observation is None
+            else replace(observation, layers=tuple(layer.clone() for layer in observation.layers))
         )
         self._loaded: tuple[ContextCache, ObservationCache | None] = (context, observation)
         video, actions, video_times, action_time, state = self._inputs
@@ -266,4 +268,4 @@ def _context_tensors(context: ContextCache) -> list[Tensor]:
 
 
 def _observation_tensors(observation: ObservationCache | None) -> list[Tensor]:
-    return [] if observation is None else [tensor for layer in observation.layers for tensor in layer]
+    return [] if observation is None else list(observation.layers)

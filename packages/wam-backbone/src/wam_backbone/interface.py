@@ -95,8 +95,8 @@ class ContextCache:
 class ObservationCache:
     """The observation's keys and values of every layer: computed once per chunk where it sees only itself."""
 
-    layers: tuple[KeysValues, ...]
-    """Keys not yet rotated: they are, with those of every step."""
+    layers: tuple[Float[Tensor, "2 batch tokens heads channels"], ...]
+    """Keys, turned by their places, and values."""
     grid: tuple[int, int]
     """Rows and columns of the observation's tokens."""
     stamp: Stamp | None = None

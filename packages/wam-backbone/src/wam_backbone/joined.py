@@ -7,6 +7,7 @@ one after the other in memory here, so that one kernel may read all of them; eac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ def lay_together(layers: Sequence[nn.Module]) -> None:
 
     Parameters remain the same objects with the same values, for whoever holds them.
     """
-    if not all(map(_is_plain, layers)):
+    if not all(is_plain(layer, nn.Linear) for layer in layers):
         return
     for name in ("weight", "bias"):
         parameters = [getattr(layer, name) for layer in layers]
@@ -44,21 +45,45 @@ def apply_together(
     That is where gradients are taken, under autocast and compilation, and for layers that are hooked (offloading,
     casting), adapted, quantised, sharded, or whose parameters were moved apart.
     """
+    product = product_of(layers) if may_join(inputs) else None
+    if product is None:
+        return [linear(layer, inputs) for layer in layers]
+    return product.apply(inputs).view(len(layers), *inputs.shape[:-1], -1).unbind(0)
+
+
+class Product(NamedTuple):
+    """Linear layers that read the same input."""
+
+    weights: Float[Tensor, "layers width out"]
+    biases: Float[Tensor, "layers 1 out"]
+
+    def apply(
+        self, inputs: Float[Tensor, "*batch width"], into: Float[Tensor, "layers rows out"] | None = None
+    ) -> Float[Tensor, "layers rows out"]:
+        """What each layer makes of every row, written into a tensor where there is one."""
+        rows = inputs.reshape(1, -1, inputs.shape[-1]).expand(len(self.weights), -1, -1)
+        return torch.baddbmm(self.biases, rows, self.weights, out=into)
+
+
+def product_of(layers: Sequence[nn.Module]) -> Product | None:
+    """The layers as one product, if calling them is nothing but their own."""
+    weights, biases = (_as_one([getattr(layer, name, None) for layer in layers]) for name in ("weight", "bias"))
+    if weights is None or biases is None or not all(is_plain(layer, nn.Linear) for layer in layers):
+        return None
+    return Product(weights.transpose(1, 2), biases.unsqueeze(1))
+
+
+def may_join(inputs: Tensor) -> bool:
+    """Whether parameters may be read beside their modules: neither gradients, autocast nor a compiler would see it."""
     kind = inputs.device.type
     cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    if not (torch.is_grad_enabled() or cast or torch.compiler.is_compiling()):
-        weights, biases = (_as_one([getattr(layer, name, None) for layer in layers]) for name in ("weight", "bias"))
-        if weights is not None and biases is not None and all(map(_is_plain, layers)):
-            rows = inputs.reshape(1, -1, inputs.shape[-1]).expand(len(layers), -1, -1)
-            outputs = torch.baddbmm(biases.unsqueeze(1), rows, weights.transpose(1, 2))
-            return outputs.view(len(layers), *inputs.shape[:-1], -1).unbind(0)
-    return [linear(layer, inputs) for layer in layers]
+    return not (torch.is_grad_enabled() or cast or torch.compiler.is_compiling())
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether calling a layer is nothing but its product."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__
-    return type(layer) is nn.Linear and not hooked
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a module is nothing but what its class computes."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+    return type(module) is kind and not hooked
 
 
 def _as_one(parameters: Sequence[Tensor | None]) -> Tensor | None:

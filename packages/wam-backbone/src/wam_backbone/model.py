@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -20,12 +21,12 @@ from wam_backbone.heads import read_actions, read_video
 from wam_backbone.initialisation import initialise, initialise_head
 from wam_backbone.interface import (
     ContextCache,
-    KeysValues,
     Objective,
     ObservationCache,
     Padding,
     Prediction,
 )
+from wam_backbone.joint_heads import HeadWeights, head_weights
 from wam_backbone.layout import AttentionLayout
 from wam_backbone.modulation import embed_times
 from wam_backbone.pretrained import PretrainedModel
@@ -239,12 +240,15 @@ class WorldActionModel(PretrainedModel):
         hidden = self._embed_video(observation)
         timed, _ = embed_times(self, torch.zeros(len(observation), 1, device=observation.device), None)
         assert timed is not None
-        rotation = self.tables.rotation(1, *self._grid(observation), 0, 0, observed=0, left_out=0, like=observation)
-        seen: list[KeysValues] = []
+        rotation = self.tables.rotation(1, *self._grid(observation), 0, 0, left_out=0, like=observation)
+        weights = self._head_weights(hidden)
+        seen: list[Tensor] = []
         texts = contexts(self, context, state, len(observation))
         for index, (block, layer_context) in enumerate(zip(self.layers, texts, strict=True)):
             last = index == len(self.layers) - 1
-            hidden, keys_values = block.observe(hidden, timed.layers[index], layer_context, rotation, last=last)
+            hidden, keys_values = block.observe(
+                hidden, timed.layers[index], layer_context, rotation, weights[index], last=last
+            )
             seen.append(keys_values)
         return ObservationCache(tuple(seen), self._grid(observation), stamp_of(self._identity, self.layers[0]))
 
@@ -303,7 +307,6 @@ class WorldActionModel(PretrainedModel):
             columns,
             action_tokens - state_tokens,
             state_tokens,
-            observed=observed,
             left_out=observed if hidden is not None else observed * frames,
             like=video_times,
         )
@@ -317,8 +320,9 @@ class WorldActionModel(PretrainedModel):
             None if padding is None else visible_tokens(padding, video_times.shape, rows * columns, state_tokens, chunk)
         )
         none = (None,) * len(self.blocks)
-        for block, layer_context, keys_values, video_modulation, action_modulation in zip(
+        for block, weights, layer_context, keys_values, video_modulation, action_modulation in zip(
             self.layers,
+            self._head_weights(video_times),
             contexts(self, context, state, len(video_times)),
             none if observation is None else observation.layers,
             none if video_timed is None else video_timed.layers,
@@ -327,9 +331,9 @@ class WorldActionModel(PretrainedModel):
         ):
             inputs = (hidden, chunk, video_modulation, action_modulation, layer_context, rotation, plan)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden, chunk = self._gradient_checkpointing_func(block, *inputs, keys_values, visible)
+                hidden, chunk = self._gradient_checkpointing_func(block, *inputs, keys_values, visible, weights)
             else:
-                hidden, chunk = block(*inputs, keys_values, visible)
+                hidden, chunk = block(*inputs, keys_values, visible, weights)
 
         if hidden is not None and video_timed is not None:
             latents = read_video(
@@ -355,6 +359,9 @@ class WorldActionModel(PretrainedModel):
     def layers(self) -> list[MoTBlock]:
         """The blocks, in order."""
         return cast(list[MoTBlock], list(self.blocks))
+
+    def _head_weights(self, inputs: Tensor) -> Sequence[Sequence[HeadWeights] | None]:
+        return head_weights([(block.video.attn1, block.action.attn1) for block in self.layers], inputs)
 
     def _grid(self, video: Tensor) -> tuple[int, int]:
         """Token rows and columns of a latent."""

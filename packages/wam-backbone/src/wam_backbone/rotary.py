@@ -116,11 +116,10 @@ class PositionTables:
         actions: int,
         state_tokens: int,
         *,
-        observed: int,
         left_out: int,
         like: Tensor,
-    ) -> Float32[Tensor, "queries_and_keys 1 pairs 2"]:
-        """The rotary table of the joint sequence, for queries and keys laid one after the other.
+    ) -> Float32[Tensor, "tokens 1 pairs 2"]:
+        """The rotary table of the joint sequence.
 
         Args:
             frames: Latent frames, the observation among them.
@@ -128,13 +127,12 @@ class PositionTables:
             columns: Token columns of a frame.
             actions: Length of the action chunk.
             state_tokens: Tokens in front of the actions.
-            observed: Tokens at the start that are keys alone: they come from a cache.
-            left_out: Tokens at the start that ask nothing; those that are not `observed` are no keys either.
+            left_out: Tokens at the start that are not there, or cached.
             like: An input of the model, for its device.
         """
         return self._keep(
-            ("rotation", frames, rows, columns, actions, state_tokens, observed, left_out),
-            lambda device: self._rotation(frames, rows, columns, actions, state_tokens, observed, left_out, device),
+            ("rotation", frames, rows, columns, actions, state_tokens, left_out),
+            lambda device: self._rotation(frames, rows, columns, actions, state_tokens, left_out, device),
             like,
         )
 
@@ -167,7 +165,6 @@ class PositionTables:
         columns: int,
         actions: int,
         state_tokens: int,
-        observed: int,
         left_out: int,
         device: torch.device,
     ) -> Tensor:
@@ -178,22 +175,22 @@ class PositionTables:
         else:
             places = positions(frames, rows, columns, actions=actions, state_tokens=state_tokens, device=device)
             table = rotation(places, self._head_dim, self._theta)
-        return torch.cat((table[left_out:], table[:observed], table[left_out:])).unsqueeze(1)
+        return table[left_out:].unsqueeze(1)
 
 
 def rotate(
-    heads: Float[Tensor, "batch tokens heads channels"], table: Float32[Tensor, " tokens 1 pairs 2"]
-) -> Float[Tensor, "batch tokens heads channels"]:
+    heads: Float[Tensor, "*batch tokens heads channels"], table: Float32[Tensor, " tokens 1 pairs 2"]
+) -> Float[Tensor, "*batch tokens heads channels"]:
     """Turn neighbouring channel pairs by the table's angles (Wan's interleaved convention)."""
     if not torch.compiler.is_compiling():  # one complex product, the fewest operators
-        pairs = rearrange(heads.float(), "b s h (pairs two) -> b s h pairs two", two=2)
-        turning: Complex64[Tensor, "batch tokens heads pairs"] = torch.view_as_complex(pairs)
+        pairs = rearrange(heads.float(), "... (pairs two) -> ... pairs two", two=2)
+        turning: Complex64[Tensor, "*batch tokens heads pairs"] = torch.view_as_complex(pairs)
         return torch.view_as_real(turning * torch.view_as_complex(table)).flatten(-2).to(heads.dtype)
     # The compiler fuses real arithmetic and cannot see into complex kernels.
-    even, odd = rearrange(heads, "b s h (pairs two) -> two b s h pairs", two=2)
+    even, odd = rearrange(heads, "... (pairs two) -> two ... pairs", two=2)
     cos, sin = table.unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return rearrange(turned, "b s h pairs two -> b s h (pairs two)").to(heads.dtype)
+    return rearrange(turned, "... pairs two -> ... (pairs two)").to(heads.dtype)
 
 
 def _angles(places: Tensor, channels: int, theta: float) -> Tensor:
