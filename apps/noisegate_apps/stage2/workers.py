@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grpo_core import InProcessExecutor, ProcessExecutor, RayExecutor
 from grpo_core.errors import ExecutorError
-from grpo_core.executors import Executor, ExecutorEvents, FaultTolerance
+from grpo_core.executors import Executor, FaultTolerance
 from noisegate_apps.play.lies import ImaginationConfig
 from noisegate_apps.play.worlds import Pool, SceneName, executed_actions, pool_of
 from noisegate_apps.policy.loading import load_policy
@@ -135,6 +135,6 @@ def gate_executor(
         yield executor
 
 
-def counted(events: ExecutorEvents) -> dict[str, float]:
+def counted(events: Mapping[str, int]) -> dict[str, float]:
     """Return what went wrong since the run was started, for the metrics; nothing where nothing did."""
-    return {f"rollout/{name}": float(count) for name, count in asdict(events).items() if count}
+    return {f"rollout/{name}": float(count) for name, count in events.items() if count}

@@ -42,7 +42,6 @@ def test_trajectories_lie_side_by_side_without_padding():
     )
     assert [(job.spec.group, job.member) for job in batch.jobs] == [(2, 0), (2, 1), (9, 0), (9, 1)]
     assert batch.owner.tolist() == [2, 2, 2, 3]
-    assert batch.lengths.tolist() == [0, 0, 3, 1]
     assert batch.groups.tolist() == [0, 0, 1, 1]
     assert batch.valid.tolist() == [True, False, True, True]
     assert batch.rewards[batch.valid].tolist() == [0.0, 0.5, -1.0]
@@ -52,7 +51,6 @@ def test_trajectories_lie_side_by_side_without_padding():
     assert batch.decisions.states.extra["time"].tolist() == [1.0, 1.0, 1.0, 2.0]
     assert batch.decisions.actions.shape == (4, 1)
     assert batch.decisions.mask is None
-    assert batch.to("cpu").jobs == batch.jobs
 
 
 def test_a_mask_of_one_trajectory_leaves_the_others_whole():
@@ -71,8 +69,7 @@ def test_an_episode_that_comes_twice_is_refused():
 
 def test_no_trajectories_make_an_empty_batch():
     batch = collate([])
-    assert (len(batch), len(batch.decisions), batch.owner.tolist(), batch.lengths.tolist()) == (0, 0, [], [])
-    assert len(batch.to("cpu")) == 0
+    assert (len(batch), len(batch.decisions), batch.owner.tolist()) == (0, 0, [])
 
 
 def test_an_ok_episode_needs_reward_and_decisions_and_a_failed_one_has_neither():

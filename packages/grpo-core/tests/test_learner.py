@@ -277,12 +277,12 @@ def test_advantages_given_with_the_batch_replace_those_of_the_configuration(gaus
     scores = group_std(batch.rewards, batch.groups, batch.valid)
     assert torch.equal(change(scores), change(None))
     assert not torch.allclose(change(-scores), change(None))
-    per_decision = scores.repeat_interleave(batch.lengths).unsqueeze(1)
+    per_decision = scores[batch.owner].unsqueeze(1)
     assert torch.equal(change(per_decision), change(None))
     assert torch.equal(change(per_decision.expand(-1, 2)), change(None))
     spoiled = scores.clone()
     spoiled[2] = float("nan")
-    for wrong in (spoiled, spoiled.repeat_interleave(batch.lengths).unsqueeze(1)):
+    for wrong in (spoiled, spoiled[batch.owner].unsqueeze(1)):
         with pytest.raises(NonFiniteError, match=f"advantage is not finite in {NAME}"):
             change(wrong)
     with pytest.raises(ShapeError, match="one for each of 9 trajectories"):
@@ -517,15 +517,14 @@ def test_adaptive_rates_out_of_range_are_refused(options):
         AdaptiveLearningRate(**options)
 
 
-@pytest.mark.parametrize(("per_update", "steps"), [(False, 12), (True, 2)])
-def test_the_entropy_weight_decays_by_what_the_configuration_counts(gaussian_policy, episodes, per_update, steps):
+def test_the_entropy_weight_decays_by_every_optimizer_step(gaussian_policy, episodes):
     policy = gaussian_policy()
-    config = GRPOConfig(inner_epochs=3, minibatches=2, entropy_decay_per_update=per_update)
+    config = GRPOConfig(inner_epochs=3, minibatches=2)
     learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.0), config)
     for _ in range(2):
         metrics = learner.update(collate(episodes(policy, MIXED)))
-    assert metrics.entropy_weight == 0.01 * 0.999 ** (steps // 2)
-    assert learner.entropy_weight == 0.01 * 0.999**steps
+    assert metrics.entropy_weight == 0.01 * 0.999**6
+    assert learner.entropy_weight == 0.01 * 0.999**12
 
 
 def test_an_update_of_nothing_is_an_update(gaussian_policy):

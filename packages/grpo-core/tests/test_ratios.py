@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grpo_core import RatioLevel, constant_length, element_mean, trajectory_mean
 from grpo_core.errors import ConfigError
-from grpo_core.ratios import to_level, units_of
+from grpo_core.losses import to_level, units_of
 
 NESTED = [[[0.1, 0.2], [0.3, None]], [[None, None]], [[None, 0.5], [0.6, 0.7], [0.8, 0.9]]]
 

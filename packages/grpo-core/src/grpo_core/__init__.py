@@ -4,65 +4,25 @@ Further public modules: `errors`, `executors`, `gym`, `distributed`, and the typ
 module of its name.
 """
 
-from grpo_core.advantages import (
-    are_mixed,
-    greedy_baseline,
-    group_std,
-    leave_one_out,
-    mean_only,
-)
-from grpo_core.batch import Batch, collate
+from grpo_core.advantages import are_mixed, greedy_baseline, group_std, leave_one_out, mean_only
 from grpo_core.collection import collect_groups
-from grpo_core.config import GRPOConfig, Staleness
+from grpo_core.config import AdaptiveLearningRate, ConstantWeight, ExponentialDecay, GRPOConfig, Staleness
 from grpo_core.episode_policy import EpisodePolicy
 from grpo_core.errors import RolloutError
 from grpo_core.executors import InProcessExecutor, ProcessExecutor, RayExecutor
 from grpo_core.groups import GroupSpec, Job
 from grpo_core.learner import Learner
-from grpo_core.losses import clipped
+from grpo_core.losses import RatioLevel, clipped, constant_length, element_mean, trajectory_mean
 from grpo_core.metrics import UpdateMetrics
 from grpo_core.objective import grpo_loss
-from grpo_core.ratios import RatioLevel, constant_length, element_mean, trajectory_mean
 from grpo_core.run import load, save, train
-from grpo_core.schedules import AdaptiveLearningRate, ConstantWeight, ExponentialDecay
 from grpo_core.sources import MixedAllocation, RoundRobin
-from grpo_core.trajectory import Decisions, Evaluation, Trajectory
+from grpo_core.trajectory import Batch, Decisions, Evaluation, Trajectory, collate
 
 __all__ = [
-    "AdaptiveLearningRate",
-    "Batch",
-    "ConstantWeight",
-    "Decisions",
-    "EpisodePolicy",
-    "Evaluation",
-    "ExponentialDecay",
-    "GRPOConfig",
-    "GroupSpec",
-    "InProcessExecutor",
-    "Job",
-    "Learner",
-    "MixedAllocation",
-    "ProcessExecutor",
-    "RatioLevel",
-    "RayExecutor",
-    "RolloutError",
-    "RoundRobin",
-    "Staleness",
-    "Trajectory",
-    "UpdateMetrics",
-    "are_mixed",
-    "clipped",
-    "collate",
-    "collect_groups",
-    "constant_length",
-    "element_mean",
-    "greedy_baseline",
-    "group_std",
-    "grpo_loss",
-    "leave_one_out",
-    "load",
-    "mean_only",
-    "save",
-    "train",
-    "trajectory_mean",
-]
+    "AdaptiveLearningRate", "Batch", "ConstantWeight", "Decisions", "EpisodePolicy", "Evaluation", "ExponentialDecay",
+    "GRPOConfig", "GroupSpec", "InProcessExecutor", "Job", "Learner", "MixedAllocation", "ProcessExecutor",
+    "RatioLevel", "RayExecutor", "RolloutError", "RoundRobin", "Staleness", "Trajectory", "UpdateMetrics",
+    "are_mixed", "clipped", "collate", "collect_groups", "constant_length", "element_mean", "greedy_baseline",
+    "group_std", "grpo_loss", "leave_one_out", "load", "mean_only", "save", "train", "trajectory_mean",
+]  # fmt: skip

@@ -8,22 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from grpo_core._tensors import HostCopy, copied
-from grpo_core.batch import Batch
 from grpo_core.config import GRPOConfig
 from grpo_core.distributed import Ranks
 from grpo_core.errors import LogProbMismatchError, NonFiniteError, ShapeError, TrajectoryError
+from grpo_core.trajectory import Batch
 
 NORMAL_ENTROPY = 1.4189385
 """Entropy of a standard normal distribution in nats: minus its mean log-density."""
 
 
-def refuse_rewards(batch: Batch[Any, Any]) -> None:
-    """Raises `NonFiniteError` for a reward that is not finite."""
+def refuse_batch(batch: Batch[Any, Any], version: int | None) -> None:
+    """Raises `NonFiniteError` for rewards that are not finite, `TrajectoryError` for weights newer than a version."""
     wrong = (batch.valid & ~batch.rewards.isfinite()).nonzero().squeeze(1)
     if len(wrong):
-        raise NonFiniteError(
-            f"The reward is {float(batch.rewards[wrong[0]])} in {names(batch, wrong)}; nothing was trained. Mark "
-            "episodes that cannot be scored as failed."
+        found = f"The reward is {float(batch.rewards[wrong[0]])} in {names(batch, wrong)}"
+        raise NonFiniteError(f"{found}; nothing was trained. Mark episodes that cannot be scored as failed.")
+    if version is not None and (batch.versions > version).any():
+        newer = names(batch, (batch.versions > version).nonzero().squeeze(1))
+        raise TrajectoryError(
+            f"Decisions come from weights of version {int(batch.versions.max())}, the learner's are of version "
+            f"{version}: {newer}. Give `update` the version that the executor was given."
         )
 
 
@@ -36,20 +40,10 @@ def refuse_advantages(batch: Batch[Any, Any], advantages: Tensor) -> None:
             f"trajectories, or ({rows}, 1) or ({rows}, {components}) for each decision or component."
         )
     owner = torch.arange(len(batch)) if advantages.ndim == 1 else batch.owner
-    spoiled = ~advantages.isfinite() if advantages.ndim == 1 else (~advantages.isfinite()).any(dim=1)
-    wrong = torch.unique(owner[spoiled & batch.valid[owner]])
+    finite = advantages.isfinite() if advantages.ndim == 1 else advantages.isfinite().all(dim=1)
+    wrong = torch.unique(owner[~finite & batch.valid[owner]])
     if len(wrong):
         raise NonFiniteError(f"The advantage is not finite in {names(batch, wrong)}; nothing was trained.")
-
-
-def refuse_versions(batch: Batch[Any, Any], version: int) -> None:
-    """Raises `TrajectoryError` for decisions of weights that are yet to come."""
-    wrong = (batch.versions > version).nonzero().squeeze(1)
-    if len(wrong):
-        raise TrajectoryError(
-            f"Decisions come from weights of version {int(batch.versions.max())}, the learner's are of version "
-            f"{version}: {names(batch, wrong)}. Give `update` the version that the executor was given."
-        )
 
 
 class RecordCheck:
@@ -66,9 +60,8 @@ class RecordCheck:
     """
 
     def __init__(self, config: GRPOConfig, step: Batch[Any, Any], fresh: Tensor) -> None:
-        self._step = step
-        self._fresh = fresh
-        self._tolerance = config.log_prob_tolerance
+        self._step, self._fresh = step, fresh
+        self._tolerance = float("inf") if config.log_prob_tolerance is None else config.log_prob_tolerance
         self._errors = torch.zeros(len(fresh), 2, device=step.mask.device)
         self._copy: HostCopy | None = None
         self._largest: float | None = None
@@ -88,37 +81,31 @@ class RecordCheck:
         """Starts the way of the differences to the host."""
         self._copy = HostCopy(ranks.sum(self._errors))
 
-    def has_arrived(self) -> bool:
-        """Whether `settle` would raise or return without a wait, and has not done so before."""
-        return self._copy is not None and self._copy.has_arrived()
-
-    def settle(self) -> float | None:
-        """The largest difference among decisions of the current weights; None if there are none.
+    def settle(self, *, wait: bool = True) -> float | None:
+        """The largest difference among decisions of the current weights; None if there are none, or before it is known.
 
         Raises:
             NonFiniteError: A log-probability is not finite.
             LogProbMismatchError: A difference exceeds the tolerance.
         """
-        if self._copy is None:
+        if self._copy is None or not (wait or self._copy.has_arrived()):
             return self._largest
         found, fresh, owner = self._copy.wait(), self._fresh, self._step.owner
         self._copy = None
         wrong = torch.unique(owner[~found[:, 0].isfinite()])
         if len(wrong):
-            raise NonFiniteError(
-                f"Log-probabilities, recorded or re-evaluated, are not finite in {names(self._step, wrong)}; "
-                "nothing was trained."
-            )
+            culprits = f"not finite in {names(self._step, wrong)}"
+            raise NonFiniteError(f"Log-probabilities, recorded or re-evaluated, are {culprits}; nothing was trained.")
         if not fresh.any():
             return None
         self._largest = float(found[fresh, 0].max())
-        limit = float("inf") if self._tolerance is None else self._tolerance
-        wrong = torch.unique(owner[fresh & (found[:, 1] > limit)])
+        wrong = torch.unique(owner[fresh & (found[:, 1] > self._tolerance)])
         if len(wrong):
             raise LogProbMismatchError(
                 f"Re-evaluated log-probabilities differ from the recorded ones by up to {self._largest:.3g} "
-                f"(tolerance {limit:g}, more for narrow densities) in {names(self._step, wrong)}; nothing was trained. "
-                "`evaluate` must see what `act` saw: the same weights, action, precision and mode (dropout off)."
+                f"(tolerance {self._tolerance:g}, more for narrow densities) in {names(self._step, wrong)}; nothing "
+                "was trained. `evaluate` must see what `act` saw: the same weights, action, precision and mode "
+                "(dropout off)."
             )
         return self._largest
 

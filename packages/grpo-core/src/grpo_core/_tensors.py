@@ -18,14 +18,8 @@ TreeT = TypeVar("TreeT")
 
 
 def map_tensors(tree: TreeT, change: Callable[[Tensor], Tensor]) -> TreeT:
-    """Applies `change` to every tensor of `tree`, keeping its structure; `ShapeError` if it holds anything else."""
-    leaves, structure = _flat(tree)
-    return cast("TreeT", pytree.tree_unflatten([change(leaf) for leaf in leaves], structure))
-
-
-def tensors_of(tree: object) -> list[Tensor]:
-    """Every tensor of `tree`; `ShapeError` if it holds anything else."""
-    return _flat(tree)[0]
+    """Applies `change` to every tensor of `tree`, keeping its structure and whatever else it holds."""
+    return cast("TreeT", pytree.tree_map_only(Tensor, change, tree))
 
 
 def concatenate(trees: Sequence[TreeT]) -> TreeT:
@@ -34,20 +28,25 @@ def concatenate(trees: Sequence[TreeT]) -> TreeT:
     Raises:
         ShapeError: The structures, the trailing shapes or the types differ.
     """
-    flat = [_flat(tree) for tree in trees]
+    flat = [flat_tensors(tree) for tree in trees]
     structures = {str(structure) for _, structure in flat}
     if len(structures) > 1:
         raise ShapeError(f"Trees differ in structure: {sorted(structures)}; record all decisions alike.")
-    columns = [_joined(tensors) for tensors in zip(*(leaves for leaves, _ in flat), strict=True)]
-    return cast("TreeT", pytree.tree_unflatten(columns, flat[0][1]))
+    columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    for tensors in columns:
+        shapes = {(tuple(tensor.shape[1:]), tensor.dtype) for tensor in tensors}
+        if len(shapes) > 1 or tensors[0].ndim == 0:
+            raise ShapeError(f"Rows differ in shape or type: {sorted(map(str, shapes))}; record all of them alike.")
+    return cast("TreeT", pytree.tree_unflatten([torch.cat(tensors) for tensors in columns], flat[0][1]))
 
 
 def copied(tree: TreeT) -> TreeT:
-    """The same with a copy of every tensor, whatever else it holds."""
-    return cast("TreeT", pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree))
+    """The same with a copy of every tensor."""
+    return map_tensors(tree, lambda tensor: tensor.detach().clone())
 
 
-def _flat(tree: object) -> tuple[list[Tensor], Any]:
+def flat_tensors(tree: object) -> tuple[list[Tensor], Any]:
+    """The tensors of `tree` and its structure; `ShapeError` if it holds anything else."""
     leaves, structure = pytree.tree_flatten(tree)
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
@@ -55,13 +54,6 @@ def _flat(tree: object) -> tuple[list[Tensor], Any]:
                 f"A tree holds a `{type(leaf).__name__}`; use tensors in dictionaries, lists or (named) tuples."
             )
     return leaves, structure
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    shapes = {(tuple(tensor.shape[1:]), tensor.dtype) for tensor in tensors}
-    if len(shapes) > 1 or tensors[0].ndim == 0:
-        raise ShapeError(f"Rows differ in shape or type: {sorted(map(str, shapes))}; record all of them alike.")
-    return torch.cat(list(tensors))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

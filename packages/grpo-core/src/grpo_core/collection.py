@@ -118,24 +118,21 @@ def _roll_out(
 ) -> list[list[Trajectory[StatesT, ActionsT]]]:
     """The trajectories of each group, by member."""
     back: dict[tuple[int, int], Trajectory[StatesT, ActionsT]] = {}
-    wanted = {(spec.group, member) for spec in specs for member in range(spec.size)}
+    jobs = [job for spec in specs for job in spec.jobs()]
+    wanted = {job.key for job in jobs}
     try:
-        executor.submit([job for spec in specs for job in spec.jobs()])
+        executor.submit(jobs)
         while len(back) < len(wanted):
-            finished = executor.poll()
-            if not finished:
+            if not (finished := executor.poll()):
                 lack = len(wanted) - len(back)
                 raise ExecutorError(f"The executor has nothing left, but {lack} episodes lack; it lost jobs.")
-            for trajectory in finished:
-                key = trajectory.job.spec.group, trajectory.job.member
-                if key in wanted:
-                    back.setdefault(key, trajectory)
+            back = {t.job.key: t for t in finished if t.job.key in wanted} | back
     except BaseException:
         executor.cancel()
         for spec in specs:
             source.report(spec, [None] * spec.size)
         raise
-    return [[back[spec.group, member] for member in range(spec.size)] for spec in specs]
+    return [[back[job.key] for job in spec.jobs()] for spec in specs]
 
 
 def _pass_on_quarantine(source: GroupSource, executor: Executor[StatesT, ActionsT]) -> None:

@@ -2,14 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from grpo_core.advantages import AdvantageFn, group_std
 from grpo_core.errors import ConfigError, at_least_one
-from grpo_core.losses import Surrogate, clipped
-from grpo_core.ratios import Aggregation, RatioLevel, element_mean
-from grpo_core.schedules import AdaptiveLearningRate, EntropySchedule, ExponentialDecay
+from grpo_core.losses import Aggregation, RatioLevel, Surrogate, clipped, element_mean
+
+EntropySchedule = Callable[[int], float]
+"""The weight of the entropy bonus, at least 0, at step n, counted from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantWeight:
+    """The same weight throughout; at least 0."""
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        _check(weight=self.weight)
+
+    def __call__(self, n: int, /) -> float:
+        """The weight at step `n`."""
+        return self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialDecay:
+    """`max(start * decay^n, floor)` (NoiseGate eq. (9) and appendix D)."""
+
+    start: float = 0.01
+    """Weight at step 0; at least 0."""
+    decay: float = 0.999
+    """Factor per step, in (0, 1]."""
+    floor: float = 0.0
+    """Smallest weight; at least 0."""
+
+    def __post_init__(self) -> None:
+        _check(start=self.start, floor=self.floor)
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"`decay` is {self.decay}; it must be in (0, 1].")
+
+    def __call__(self, n: int, /) -> float:
+        """The weight at step `n`."""
+        return max(self.start * self.decay**n, self.floor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveLearningRate:
+    """Holds the KL divergence of an update, acting policy to updated one, in a band.
+
+    Measured after the last step, as the mean k3 per component. Above the band, all learning rates of the optimiser are
+    divided by `factor`, below it they are multiplied. They are part of the optimiser's state, which
+    `Learner.state_dict` saves. Do not combine it with a scheduler, which would overwrite them.
+
+    Raises:
+        ConfigError: Not `0 <= low < high`, `1 < factor` or `0 < minimum <= maximum`.
+
+    References:
+        Schulman et al. 2017 (arXiv 1707.06347) §4 adapt a penalty so; the learning rate: Rudin et al. 2021
+        (arXiv 2109.11978) and RSL-RL.
+    """
+
+    low: float = 0.01
+    """Divergence in nats per component below which steps are too small."""
+    high: float = 0.05
+    """Divergence above which they are too large."""
+    factor: float = 1.5
+    """By how much the rate changes after an update."""
+    minimum: float = 1e-6
+    """Smallest rate."""
+    maximum: float = 1e-1
+    """Largest rate."""
+
+    def __post_init__(self) -> None:
+        rates = 0 < self.minimum <= self.maximum < float("inf")
+        if not 0 <= self.low < self.high or not rates or not 1 < self.factor < float("inf"):
+            raise ConfigError(f"{self}; needed are 0 <= low < high, 0 < minimum <= maximum and 1 < factor, all finite.")
+
+    def after(self, rate: float, divergence: float) -> float:
+        """The rate after an update with `rate` that measured a divergence; one of 0 says nothing."""
+        if divergence > self.high:
+            return max(rate / self.factor, min(rate, self.minimum))
+        if 0 < divergence < self.low:
+            return min(rate * self.factor, max(rate, self.maximum))
+        return rate
+
+    def apply(self, optimizer: torch.optim.Optimizer, divergence: float) -> None:
+        """Changes the learning rates of all parameter groups after an update that measured a divergence."""
+        for group in optimizer.param_groups:
+            rate = self.after(float(group["lr"]), divergence)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def _check(**weights: float) -> None:
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise ConfigError(f"`{name}` is {weight}; an entropy weight must be finite and at least 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +160,6 @@ class GRPOConfig:
     entropy_weight: EntropySchedule = field(default_factory=ExponentialDecay)
     """Weight of the entropy bonus at step n. The bonus is the plain mean over decisions (or over components, if the
     policy gives their entropies), whatever `aggregation` is."""
-    entropy_decay_per_update: bool = False
-    """Whether n counts updates, also those that made no step, and not optimiser steps."""
     kl_weight: float = 0.0
     """Weight of the KL penalty, estimated per component by k3, to the learner's reference policy; at least 0."""
     staleness: Staleness | None = None

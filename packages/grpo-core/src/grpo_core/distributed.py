@@ -46,18 +46,15 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
-    def combined(self, table: Tensor, *, added: int, smallest: int, largest: int) -> Tensor:
-        """Adds the first columns of a table up, and takes the extremes of two others; what follows is common to all."""
+    def combined(self, table: Tensor, added: int) -> Tensor:
+        """Adds `added` columns of a table up, takes the smallest of the next one, and the largest of the others."""
         if self.count == 1:
             return table
         tables = [torch.empty_like(table) for _ in range(self.count)]
         dist.all_gather(tables, table.contiguous())
-        stacked = torch.stack(tables)
-        table = table.clone()
-        table[:, :added] = stacked[:, :, :added].sum(dim=0)
-        table[:, smallest] = stacked[:, :, smallest].amin(dim=0)
-        table[:, largest] = stacked[:, :, largest].amax(dim=0)
-        return table
+        every = torch.stack(tables)
+        sums, smallest, largest = every[..., :added], every[..., added : added + 1], every[..., added + 1 :]
+        return torch.cat([sums.sum(dim=0), smallest.amin(dim=0), largest.amax(dim=0)], dim=1)
 
 
 def is_sharded(policy: Any) -> bool:

@@ -43,9 +43,7 @@ class EpisodePolicy(nn.Module):
         super().__init__()
         at_least_one(classes=classes, size=size)
         if not 0 < std < float("inf") or not log_std_range[0] < log_std_range[1]:
-            raise ConfigError(
-                f"`std` is {std}, `log_std_range` is {log_std_range}; needed are a positive number and low < high."
-            )
+            raise ConfigError(f"`std` is {std}, `log_std_range` {log_std_range}; needed are std > 0 and low < high.")
         self.size = size
         self.mean = nn.Parameter(torch.zeros(classes, size))
         self.log_std = nn.Parameter(torch.full((classes, size), std).log())

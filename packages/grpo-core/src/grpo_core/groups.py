@@ -66,6 +66,11 @@ class Job:
     """How often it was tried before; changes no seed, so that a repeated job is the same episode."""
 
     @property
+    def key(self) -> tuple[int, int]:
+        """Group and member, which tell it from every other job of a run."""
+        return self.spec.group, self.member
+
+    @property
     def policy_seed(self) -> int:
         """Seed of the policy's own noise: the only thing in which the members of a group differ."""
         return stable_seed(self.spec.run_seed, "member", self.spec.group, self.member)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import gymnasium
 import torch
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from grpo_core.errors import RolloutError, at_least_one
+from grpo_core.errors import at_least_one
 from grpo_core.groups import Job
 from grpo_core.trajectory import Decisions, Trajectory
 
 if TYPE_CHECKING:
-    from gymnasium.vector import VectorEnv
     from jaxtyping import Float
 
 
@@ -21,8 +23,7 @@ class VectorRollout:
     """Plays the jobs of a group side by side, one environment each, and rewards the sum of an episode's rewards.
 
     Members start from the same state, that of their scene seed; the policy draws by noise of each member's own, which
-    does not depend on which jobs are played together. A call raises `RolloutError` if environments were closed under
-    it; the next one makes new ones.
+    does not depend on which jobs are played together.
 
     Args:
         act: Takes observations (episodes, ...) and noise (episodes, ...) to the actions that are recorded, as the
@@ -31,7 +32,7 @@ class VectorRollout:
         horizon: Most decisions of an episode; at least 1.
         make_envs: Makes environments for a task and a number of episodes, which are kept for later calls; those of
             Gymnasium that have the task's name where None.
-        to_env: Takes recorded actions to what the environments take; their numpy arrays where None.
+        to_env: Takes recorded actions to what the environments take.
     """
 
     def __init__(
@@ -41,20 +42,23 @@ class VectorRollout:
         *,
         horizon: int,
         make_envs: Callable[[str, int], VectorEnv[Any, Any, Any]] | None = None,
-        to_env: Callable[[Tensor], Any] | None = None,
+        to_env: Callable[[Tensor], Any] = Tensor.numpy,
     ) -> None:
         at_least_one(horizon=horizon)
-        self._make_envs = make_envs or _make_envs
+        self._make_envs = make_envs or partial(gymnasium.make_vec, vectorization_mode="sync")
         self._act = act
         self._draw = draw
         self._horizon = horizon
-        self._to_env = to_env or Tensor.numpy
+        self._to_env = to_env
         self._envs: dict[tuple[str, int], VectorEnv[Any, Any, Any]] = {}
 
     @torch.no_grad()
     def __call__(self, jobs: Sequence[Job]) -> list[Trajectory[Tensor, Tensor]]:
         """Plays an episode for each job."""
-        envs = self._environments(jobs[0].spec.task, len(jobs))
+        key = jobs[0].spec.task, len(jobs)
+        if key not in self._envs:
+            self._envs[key] = self._make_envs(*key)
+        envs = self._envs[key]
         generators = [(job.noise_sign, torch.Generator().manual_seed(job.noise_seed)) for job in jobs]
         seeds: Any = [job.spec.seed for job in jobs]  # one each, which the base class does not say
         observation, _ = envs.reset(seed=seeds)
@@ -74,8 +78,8 @@ class VectorRollout:
         for row, (job, length) in enumerate(zip(jobs, lengths.tolist(), strict=True)):
             states, actions, log_prob = (column[row, :length] for column in columns)
             decisions = Decisions(states=states, actions=actions, log_prob=log_prob)
-            reward, info = float(rewards[row]), {"length": float(length)}
-            trajectories.append(Trajectory(job=job, decisions=decisions, reward=reward, info=info))
+            info = {"length": float(length)}
+            trajectories.append(Trajectory(job=job, decisions=decisions, reward=float(rewards[row]), info=info))
         return trajectories
 
     def close(self) -> None:
@@ -83,17 +87,3 @@ class VectorRollout:
         for envs in self._envs.values():
             envs.close()
         self._envs.clear()
-
-    def _environments(self, task: str, count: int) -> VectorEnv[Any, Any, Any]:
-        if (task, count) not in self._envs:
-            self._envs[task, count] = self._make_envs(task, count)
-        if getattr(self._envs[task, count], "closed", False):
-            del self._envs[task, count]
-            raise RolloutError(f"The environments of `{task}` are closed; new ones will be made.")
-        return self._envs[task, count]
-
-
-def _make_envs(task: str, count: int) -> VectorEnv[Any, Any, Any]:
-    import gymnasium
-
-    return gymnasium.make_vec(task, count, vectorization_mode="sync")

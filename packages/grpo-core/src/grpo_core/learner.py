@@ -10,18 +10,9 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from grpo_core._refusal import (
-    RecordCheck,
-    Snapshot,
-    names,
-    parameters_of,
-    refuse_advantages,
-    refuse_rewards,
-    refuse_versions,
-)
+from grpo_core._refusal import RecordCheck, Snapshot, names, parameters_of, refuse_advantages, refuse_batch
 from grpo_core._tensors import copied, to_device
 from grpo_core.advantages import mixed_groups
-from grpo_core.batch import Batch
 from grpo_core.config import GRPOConfig
 from grpo_core.distributed import Ranks, is_sharded
 from grpo_core.errors import ConfigError, LogProbMismatchError, NonFiniteError, PrecisionError, StateError
@@ -29,7 +20,7 @@ from grpo_core.groups import stable_seed
 from grpo_core.losses import k3
 from grpo_core.metrics import Report, UpdateMetrics
 from grpo_core.objective import Average, Terms, checked, terms_of
-from grpo_core.trajectory import ActionsT, Evaluated, Policy, StatesT
+from grpo_core.trajectory import ActionsT, Batch, Evaluated, Policy, StatesT
 
 Rows = Batch[Any, Any]
 """Some decisions of an update."""
@@ -70,10 +61,8 @@ class Learner(Generic[StatesT, ActionsT]):
         if not trained:
             raise ConfigError("`optimizer` holds no parameter with `requires_grad`; give it those of the policy.")
         if any(parameter.dtype == torch.float16 for parameter in trained):
-            raise PrecisionError(
-                "`optimizer` holds parameters in float16, whose gradients underflow without a loss scaler; keep them "
-                "in float32 and set `bfloat16` for the forward passes."
-            )
+            wrong = "`optimizer` holds parameters in float16, whose gradients underflow without a loss scaler"
+            raise PrecisionError(f"{wrong}; keep them in float32 and set `bfloat16` for the forward passes.")
         self.policy = policy
         self.optimizer = optimizer
         self.config = GRPOConfig() if config is None else config
@@ -85,9 +74,7 @@ class Learner(Generic[StatesT, ActionsT]):
             from torch.distributed.fsdp import register_fsdp_forward_method
 
             register_fsdp_forward_method(policy, "evaluate")  # type: ignore[arg-type]  # a module, as `is_sharded` saw
-        self._updates = 0
-        self._optimizer_steps = 0
-        self._refusals = 0
+        self._updates = self._optimizer_steps = self._refusals = 0
 
     @property
     def updates(self) -> int:
@@ -97,7 +84,7 @@ class Learner(Generic[StatesT, ActionsT]):
     @property
     def entropy_weight(self) -> float:
         """Weight of the entropy bonus in the next optimiser step."""
-        return self._entropy_weight(0)
+        return self.config.entropy_weight(self._optimizer_steps)
 
     def update(
         self, batch: Batch[StatesT, ActionsT], advantages: Tensor | None = None, *, version: int | None = None
@@ -107,9 +94,8 @@ class Learner(Generic[StatesT, ActionsT]):
         Failed trajectories take no part, nor do groups without any advantage (`GRPOConfig.drop_degenerate`). If nothing
         takes part, no optimiser step is made, but the update counts.
 
-        On a CUDA device nothing waits for the device until the last step is made, and then once, for the report, but
-        for `target_kl`, which reads a number before every step, and several processes, which agree on the recorded
-        log-probabilities before the first one.
+        On a CUDA device nothing waits for the device until the last step is made, and then once, but for `target_kl`,
+        which reads a number before every step, and several processes, which agree on the record before the first one.
 
         Args:
             batch: Trajectories of any groups, with their decisions on the device of the policy; perhaps none.
@@ -122,8 +108,7 @@ class Learner(Generic[StatesT, ActionsT]):
             NonFiniteError: A reward, advantage, log-probability, loss or gradient is not finite; names the
                 trajectories. Raised like the next one only as `GRPOConfig.on_refusal` says.
             LogProbMismatchError: Log-probabilities, re-evaluated for the first optimiser step, differ from the recorded
-                ones by more than the tolerance: `evaluate` does not fit what acted. It raises before that step, on a
-                CUDA device as soon as the numbers have come back.
+                ones by more than the tolerance. It raises before that step, on a CUDA device once the numbers are back.
             TrajectoryError: With `staleness`, decisions are of a later version than the weights.
             ShapeError: `evaluate` returned another shape than was recorded, or `advantages` do not fit the batch.
             PrecisionError: It returned log-probabilities in half precision.
@@ -174,16 +159,9 @@ class Learner(Generic[StatesT, ActionsT]):
             raise StateError(f"The learner's state does not fit: {error}; give what `state_dict` returned.") from error
         self._updates, self._optimizer_steps, self._refusals = counters
 
-    def _entropy_weight(self, steps_into_update: int) -> float:
-        if self.config.entropy_decay_per_update:
-            return self.config.entropy_weight(self._updates)
-        return self.config.entropy_weight(self._optimizer_steps + steps_into_update)
-
     def _attempt(self, batch: Rows, advantages: Tensor | None, metrics: UpdateMetrics, version: int) -> UpdateMetrics:
         config = self.config
-        refuse_rewards(batch)
-        if config.staleness is not None:
-            refuse_versions(batch, version)
+        refuse_batch(batch, None if config.staleness is None else version)
         if advantages is None:
             advantages = config.advantage(batch.rewards, batch.groups, batch.valid)
         refuse_advantages(batch, advantages)
@@ -193,21 +171,20 @@ class Learner(Generic[StatesT, ActionsT]):
             return metrics
         report, snapshot = Report(self._ranks), Snapshot(self.optimizer, self.policy)
         try:
-            rows = self._prepared(rows)
+            if self.reference is not None and config.kl_weight > 0:
+                rows = replace(rows, reference=self._log_prob(self.reference, rows))
             if config.staleness is not None:
+                rows = replace(rows, old_log_prob=self._log_prob(self.policy, rows))
                 report.note_weights(rows, config.level, config.staleness.high)
             check = self._train(rows, report, version)
             error = check.settle()
             report.read()
-            bad_step = report.first_bad_step()
-            if bad_step is not None:
+            if (bad_step := report.first_bad_step()) is not None:
                 snapshot.restore()
                 culprits = self._culprits(rows)
                 blame = f"found in {names(batch, culprits)}" if len(culprits) else "no single trajectory shows it"
-                raise NonFiniteError(
-                    f"Loss or gradient is not finite in optimiser step {bad_step} of the update; {blame}; nothing was "
-                    "trained."
-                )
+                wrong = f"Loss or gradient is not finite in optimiser step {bad_step} of the update"
+                raise NonFiniteError(f"{wrong}; {blame}; nothing was trained.")
             if config.learning_rate is not None and report.approx_kl is not None:
                 config.learning_rate.apply(self.optimizer, report.approx_kl)
         except BaseException:
@@ -217,27 +194,18 @@ class Learner(Generic[StatesT, ActionsT]):
         stale = 0 if config.staleness is None else int((batch.versions[rows.owner] < version).sum())
         return report.complete(replace(metrics, decisions=len(rows.owner), stale_decisions=stale, log_prob_error=error))
 
-    def _prepared(self, rows: Rows) -> Rows:
-        """Looks up, before the first step, what reference and policy make of the rows."""
-        if self.config.kl_weight > 0 and self.reference is not None:
-            rows = replace(rows, reference=self._log_prob(self.reference, rows))
-        if self.config.staleness is not None:
-            rows = replace(rows, old_log_prob=self._log_prob(self.policy, rows))
-        return rows
-
     def _train(self, rows: Rows, report: Report, version: int) -> RecordCheck:
         """Makes the steps, and the comparison with the record that belongs to the first one."""
         config, check = self.config, None
+        whole = Average.of(config, rows, rows)
         for epoch in range(config.inner_epochs):
             report.begin_epoch()
             for step in steps_of(config, rows, update=self._updates, epoch=epoch):
-                first = check is None
                 if check is None:
-                    fresh = (
-                        rows.versions[step.owner] == version if config.staleness else torch.ones_like(step.owner) > 0
-                    )
+                    fresh = rows.versions[step.owner] == version if config.staleness else step.owner >= 0
                     check = RecordCheck(config, step, fresh)
-                if not self._take_step(rows, step, report, check, first=first):
+                average = whole if step is rows else Average.of(config, rows, step)
+                if not self._take_step(step, average, report, check):
                     return check
         assert check is not None, "there is at least one row, one pass and one step"
         if config.learning_rate is not None:
@@ -246,28 +214,26 @@ class Learner(Generic[StatesT, ActionsT]):
             report.divergence = estimates.sum() / rows.mask.sum().clamp(min=1)
         return check
 
-    def _take_step(self, rows: Rows, step: Rows, report: Report, check: RecordCheck, *, first: bool) -> bool:
+    def _take_step(self, step: Rows, average: Average, report: Report, check: RecordCheck) -> bool:
         """Makes an optimiser step, unless the policy has gone far enough."""
         self.optimizer.zero_grad(set_to_none=True)
-        average = Average.of(self.config, rows, step)
-        weight = self._entropy_weight(report.steps)
+        weight = self.config.entropy_weight(self._optimizer_steps + report.steps)
         parts: list[Terms] = []
         for part, place in self._parts(step):
             terms, log_prob = self._backward(part, average, weight)
             parts.append(terms)
-            if first and place is not None:
+            if place is not None and not report.steps:
                 check.note(part, place, log_prob)
-        if first:
+        if not report.steps:
             check.send(self._ranks)
-        if self._ranks.count > 1 or check.has_arrived():
-            check.settle()
+        check.settle(wait=self._ranks.count > 1)
         if self.config.target_kl is not None:
             divergence = self._ranks.sum(torch.stack([part.approx_kl for part in parts]).sum())
             if float(divergence) > self.config.target_kl:
                 report.divergence = divergence
                 return False
-        limit = self.config.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(parameters_of(self.optimizer), float("inf") if limit is None else limit)
+        limit = self.config.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(parameters_of(self.optimizer), limit)
         self.optimizer.step()
         whole = getattr(norm, "full_tensor", None)  # of a sharded policy
         report.note_step(parts, norm if whole is None else whole())
@@ -280,8 +246,9 @@ class Learner(Generic[StatesT, ActionsT]):
             number = first + self._ranks.rank
             if number < len(bounds):
                 yield step.cut(*bounds[number]), slice(*bounds[number])
-            else:
-                yield step.silenced(), None
+            else:  # nothing in it counts
+                part = step.cut(0, 1)
+                yield replace(part, decisions=replace(part.decisions, mask=torch.zeros_like(part.mask))), None
 
     def _backward(self, rows: Rows, average: Average, entropy_weight: float) -> tuple[Terms, Tensor]:
         """Adds the gradient of some rows; returns their terms and log-probabilities, detached."""
@@ -350,15 +317,9 @@ def steps_of(config: GRPOConfig, rows: Rows, *, update: int, epoch: int) -> Iter
         members, place = torch.unique(rows.owner, return_inverse=True)
     else:
         members = place = torch.arange(len(rows.owner))
-    part_of = torch.empty_like(members)
     generator = torch.Generator().manual_seed(stable_seed(config.seed, "shuffle", update, epoch))
-    order = torch.randperm(len(members), generator=generator)
-    for number, part in enumerate(order.chunk(config.minibatches)):
-        part_of[part] = number
-    for number in range(min(config.minibatches, len(members))):
-        index = (part_of[place] == number).nonzero().squeeze(1)
-        if len(index):
-            yield rows.take(index)
+    for part in torch.randperm(len(members), generator=generator).chunk(config.minibatches):
+        yield rows.take(torch.isin(place, part).nonzero().squeeze(1))
 
 
 def bounds_of(config: GRPOConfig, step: Rows, *, shares: int) -> list[tuple[int, int]]:
@@ -367,9 +328,7 @@ def bounds_of(config: GRPOConfig, step: Rows, *, shares: int) -> list[tuple[int,
     Parts of a level that needs whole trajectories exceed the limit by as much as one trajectory does.
     """
     rows = len(step.owner)
-    limit = -(-rows // shares)
-    if config.micro_rows is not None:
-        limit = min(limit, config.micro_rows)
+    limit = min(-(-rows // shares), config.micro_rows or rows)
     if not config.level.whole_trajectories:
         return [(start, min(start + limit, rows)) for start in range(0, rows, limit)]
     found, start, before = [], 0, 0

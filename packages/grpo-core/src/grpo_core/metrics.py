@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from grpo_core._tensors import HostCopy
-from grpo_core.batch import Batch
 from grpo_core.distributed import Ranks
+from grpo_core.losses import RatioLevel, units_of
 from grpo_core.objective import Terms, importance_weights
-from grpo_core.ratios import RatioLevel, units_of
+from grpo_core.trajectory import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,6 @@ class UpdateMetrics:
     """Share of ratios without gradient because they fell below the lower clip."""
     clip_fraction_high: float | None = None
     """Share of ratios stopped above the upper clip."""
-    capped_fraction: float | None = None
-    """Share of ratios stopped by a second bound (dual)."""
     ratio_min: float | None = None
     ratio_max: float | None = None
     """Extremes of the ratio, at the configured level."""
@@ -89,10 +87,7 @@ class UpdateMetrics:
 _COLUMNS = (*Terms._fields, "grad_norm")
 _ADDED = len(Terms._fields) - 2
 """The first columns add up over parts of a step; the next two are the smallest and the largest ratio."""
-_MEANS = (
-    "loss", "surrogate", "entropy", "kl_penalty", "clip_fraction_low", "clip_fraction_high", "capped_fraction",
-    "grad_norm",
-)  # fmt: skip
+_MEANS = [name for name in _COLUMNS if name not in ("approx_kl", "effective", "ratio_min", "ratio_max")]
 
 
 class Report:
@@ -103,13 +98,14 @@ class Report:
         self._steps: list[Tensor] = []
         self._epoch_starts: list[int] = []
         self._table = torch.zeros(0, len(_COLUMNS))
-        self.divergence: Tensor | None = None
-        """Mean k3 after the last step, or that which stopped the update; None for that of the last pass."""
         self._weights: list[Tensor] = []
-        self.approx_kl: float | None = None
-        """The last divergence that was measured; known after `read`."""
-        self.steps = 0
+        self.divergence: Tensor | None = None  # mean k3 after the last step, or that which stopped the update
+        self.approx_kl: float | None = None  # the last one that was measured; known after `read`
+
+    @property
+    def steps(self) -> int:
         """Optimiser steps so far."""
+        return len(self._steps)
 
     def begin_epoch(self) -> None:
         """Marks the begin of a pass."""
@@ -128,15 +124,13 @@ class Report:
         added, (smallest, largest) = table[:, :_ADDED].sum(dim=0), table[:, _ADDED:].unbind(dim=1)
         extremes = torch.stack([smallest.min(), largest.max(), grad_norm.to(table.dtype)])
         self._steps.append(torch.cat([added, extremes]))
-        self.steps += 1
 
     def read(self) -> None:
         """Brings everything to the host, in one copy; every process then knows the same."""
         table = torch.stack(self._steps) if self._steps else self._table
-        table = self._ranks.combined(table, added=_ADDED, smallest=_ADDED, largest=_ADDED + 1)
+        table = self._ranks.combined(table, _ADDED)
         others = ([] if self.divergence is None else [self.divergence]) + self._weights
-        numbers = [table.flatten(), *(value.reshape(1).to(table) for value in others)]
-        host = HostCopy(torch.cat(numbers)).wait()
+        host = HostCopy(torch.cat([table.flatten(), *(value.reshape(1).to(table) for value in others)])).wait()
         self._table, rest = host[: table.numel()].view(-1, len(_COLUMNS)), host[table.numel() :]
         if self.divergence is not None:
             self.approx_kl, rest = float(rest[0]), rest[1:]
@@ -151,22 +145,20 @@ class Report:
 
     def complete(self, metrics: UpdateMetrics) -> UpdateMetrics:
         """The metrics with everything that optimiser steps report."""
+        found: dict[str, Any] = {}
         if self._weights:
-            mean, largest, share = map(float, self._weights)
-            metrics = replace(
-                metrics, importance_weight_mean=mean, importance_weight_max=largest, effective_sample_share=share
-            )
+            names = ("importance_weight_mean", "importance_weight_max", "effective_sample_share")
+            found |= zip(names, map(float, self._weights), strict=True)
         if not self.steps:
-            return metrics
-        first_pass = slice(0, self._epoch_starts[1] if len(self._epoch_starts) > 1 else None)
-        means: dict[str, Any] = {name: float(self._column(name).mean()) for name in _MEANS}
+            return replace(metrics, **found)
+        found |= {name: float(self._column(name).mean()) for name in _MEANS}
         return replace(
             metrics,
-            **means,
+            **found,
             optimizer_steps=self.steps,
             inner_epochs=sum(start < self.steps for start in self._epoch_starts),
             approx_kl=self.approx_kl,
-            effective_decisions=int(self._column("effective")[first_pass].sum()),
+            effective_decisions=int(self._column("effective")[: [*self._epoch_starts, self.steps][1]].sum()),
             ratio_min=float(self._column("ratio_min").min()),
             ratio_max=float(self._column("ratio_max").max()),
             grad_norm_max=float(self._column("grad_norm").max()),

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grpo_core.batch import Batch
 from grpo_core.config import GRPOConfig
 from grpo_core.errors import ConfigError, PrecisionError, ShapeError
-from grpo_core.losses import clipped, k3
-from grpo_core.ratios import RatioLevel, to_level, units_of
-from grpo_core.trajectory import Evaluated
+from grpo_core.losses import RatioLevel, clipped, k3, to_level, units_of
+from grpo_core.trajectory import Batch, Evaluated
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -52,31 +50,31 @@ def bound_log_ratio(log_ratio: Float[Tensor, "*units"]) -> Float[Tensor, "*units
 
 
 class Average(NamedTuple):
-    """What the units, components and rows of an optimiser step are weighed by."""
+    """What an optimiser step's losses are weighed by, by trajectory, and how much of it counts."""
 
     loss: Float[Tensor, " trajectories"]
-    """Weight of the loss of each unit, by its trajectory."""
+    """Weight of each unit's loss."""
     penalty: Float[Tensor, " trajectories"]
-    """Weight of the KL penalty of each component, by its trajectory."""
+    """Weight of each component's KL penalty."""
     units: Int[Tensor, ""]
-    """Units that count."""
     components: Int[Tensor, ""]
-    """Components that count."""
     rows: Int[Tensor, ""]
-    """Decisions with a component that counts."""
 
     @classmethod
     def of(cls, config: GRPOConfig, everything: Batch[Any, Any], step: Batch[Any, Any]) -> Average:
         """The weights of a whole step: those of the update, scaled so that a step's add up to what all rows' do."""
-        scaled = []
-        for level in (config.level, RatioLevel.COMPONENT):
-            lengths, own = unit_counts(everything, level), unit_counts(step, level)
+
+        def weights_at(level: RatioLevel) -> tuple[Tensor, Tensor]:
+            lengths = unit_counts(everything, level)
+            own = lengths if step is everything else unit_counts(step, level)
             weights = 1 / config.aggregation(lengths).to(_scores(everything).dtype)
             total, share = (lengths * weights).sum(), (own * weights).sum()
-            scaled.append(weights * (total / torch.where(share > 0, share, 1)))
-        units = unit_counts(step, config.level).sum()
-        counts = [count.clamp(min=1) for count in (units, step.mask.sum(), step.mask.any(dim=1).sum())]
-        return cls(scaled[0], scaled[1], counts[0], counts[1], counts[2])
+            return weights * (total / torch.where(share > 0, share, 1)), own.sum()
+
+        penalty, components = weights_at(RatioLevel.COMPONENT)
+        loss, units = (penalty, components) if config.level is RatioLevel.COMPONENT else weights_at(config.level)
+        rows = step.mask.any(dim=1).sum()
+        return cls(loss, penalty, units.clamp(min=1), components.clamp(min=1), rows.clamp(min=1))
 
 
 class Terms(NamedTuple):
@@ -90,7 +88,6 @@ class Terms(NamedTuple):
     approx_kl: Float[Tensor, ""]
     clip_fraction_low: Float[Tensor, ""]
     clip_fraction_high: Float[Tensor, ""]
-    capped_fraction: Float[Tensor, ""]
     effective: Float[Tensor, ""]
     """Decisions with a component that counts and an advantage."""
     ratio_min: Float[Tensor, ""]
@@ -98,12 +95,7 @@ class Terms(NamedTuple):
 
 
 def terms_of(
-    config: GRPOConfig,
-    rows: Batch[Any, Any],
-    evaluated: Evaluated,
-    average: Average,
-    *,
-    entropy_weight: float,
+    config: GRPOConfig, rows: Batch[Any, Any], evaluated: Evaluated, average: Average, *, entropy_weight: float
 ) -> Terms:
     """The loss of some rows of an optimiser step, given their evaluation and `average` of the whole step.
 
@@ -151,7 +143,6 @@ def terms_of(
             approx_kl=k3(old, log_prob).sum() / average.components,
             clip_fraction_low=(losses.clipped_low & units).sum() / average.units,
             clip_fraction_high=(losses.clipped_high & units).sum() / average.units,
-            capped_fraction=(losses.capped & units).sum() / average.units,
             effective=(mask & (advantages != 0)).any(dim=1).sum(),
             ratio_min=torch.where(units, ratio, float("inf")).min(),
             ratio_max=torch.where(units, ratio, 0).max(),
@@ -175,15 +166,12 @@ def checked(log_prob: Tensor, rows: Batch[Any, Any]) -> Tensor:
     """The log-probabilities, if they have the recorded ones' shape and are precise enough for ratios."""
     recorded = rows.decisions.log_prob
     if log_prob.shape != recorded.shape:
-        raise ShapeError(
-            f"`evaluate` returned log-probabilities of shape {tuple(log_prob.shape)} for recorded ones of shape "
-            f"{tuple(recorded.shape)}; both need one row per decision and one column per component."
-        )
+        shapes = f"shape {tuple(log_prob.shape)} for recorded ones of shape {tuple(recorded.shape)}"
+        need = "both need one row per decision and one column per component"
+        raise ShapeError(f"`evaluate` returned log-probabilities of {shapes}; {need}.")
     if log_prob.dtype in (torch.float16, torch.bfloat16):
-        raise PrecisionError(
-            f"`evaluate` returned log-probabilities in {log_prob.dtype}, which cannot tell ratios near 1 apart; take "
-            "what the network returns to float32 (`.float()`) before computing them, when acting too."
-        )
+        wrong = f"`evaluate` returned log-probabilities in {log_prob.dtype}, which cannot tell ratios near 1 apart"
+        raise PrecisionError(f"{wrong}; take what the network returns to float32 first, when acting too.")
     return log_prob
 
 
@@ -196,19 +184,12 @@ def _mean_entropy(entropy: Tensor | None, rows: Batch[Any, Any], average: Averag
     if entropy is None:
         if needed:
             raise ConfigError("`evaluate` returned no entropy; return it, or set `entropy_weight` to a weight of 0.")
-        return _scores(rows).new_zeros(())
+        return average.loss.new_zeros(())
     if entropy.dtype in (torch.float16, torch.bfloat16):
         entropy = entropy.float()
     if entropy.shape == rows.mask.shape:
         return torch.where(rows.mask, entropy, 0).sum() / average.components
     if entropy.shape == rows.mask.shape[:1]:
         return torch.where(rows.mask.any(dim=1), entropy, 0).sum() / average.rows
-    raise _misshapen("Entropies", entropy, rows)
-
-
-def _misshapen(what: str, values: Tensor, rows: Batch[Any, Any]) -> ShapeError:
-    count, components = rows.mask.shape
-    return ShapeError(
-        f"{what} have shape {tuple(values.shape)}; what `evaluate` returns must give them as ({count},) or "
-        f"({count}, {components})."
-    )
+    shape = tuple(rows.mask.shape)
+    raise ShapeError(f"Entropies have shape {tuple(entropy.shape)}; needed is {shape[:1]} or {shape}.")

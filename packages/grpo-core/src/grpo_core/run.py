@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from grpo_core.batch import collate
 from grpo_core.collection import Collected, KeepRule, Replay, collect_groups, every_group
 from grpo_core.errors import ConfigError, StateError
 from grpo_core.executors import Executor
 from grpo_core.groups import GroupSource
 from grpo_core.learner import Learner
 from grpo_core.metrics import UpdateMetrics
-from grpo_core.trajectory import ActionsT, StatesT
+from grpo_core.trajectory import ActionsT, StatesT, collate
 
 
 def train(

@@ -6,7 +6,8 @@ What they give depends on what was reported to them, and in which order, but on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -46,13 +47,9 @@ class RoundRobin:
             if len(values) == 0 or len(set(values)) < len(values):
                 raise ConfigError(f"`{name}` has {len(values)} entries, {len(set(values))} different; give each once.")
         at_least_one(size=size)
-        self._tasks = tuple(tasks)
-        self._seeds = seeds
-        self._known_seeds = frozenset(seeds)
-        self._run_seed = run_seed
+        self._tasks, self._seeds = tuple(tasks), seeds
         self._options: dict[str, Any] = {"size": size, "run_seed": run_seed, "antithetic": antithetic, "greedy": greedy}
-        self._given = 0
-        self._turn = 0
+        self._given = self._turn = 0
         self._turns = dict.fromkeys(self._tasks, 0)
         self._excluded: set[tuple[str, int]] = set()
 
@@ -69,7 +66,7 @@ class RoundRobin:
 
     def exclude(self, task: str, seed: int, /) -> None:
         """Never gives this scene again; one that it does not have is ignored."""
-        if task in self._turns and seed in self._known_seeds:
+        if task in self._turns and seed in self._seeds:
             self._excluded.add((task, seed))
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,10 +79,8 @@ class RoundRobin:
         try:
             self._take_up(state)
         except (KeyError, TypeError, ValueError) as error:
-            raise StateError(
-                f"The state is not that of a `{type(self).__name__}` over these tasks: {error!r}; give what "
-                "`state_dict` returned."
-            ) from error
+            wrong = f"The state is not that of a `{type(self).__name__}` over these tasks: {error!r}"
+            raise StateError(f"{wrong}; give what `state_dict` returned.") from error
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
         turns = {task: int(state["turns"][task]) for task in self._tasks}
@@ -94,15 +89,11 @@ class RoundRobin:
         self._given, self._turn, self._turns, self._excluded = given, turn, turns, excluded
 
     def _open_tasks(self) -> tuple[str, ...]:
-        lost = dict.fromkeys(self._tasks, 0)
-        for task, _ in self._excluded:
-            lost[task] += 1
+        lost = Counter(task for task, _ in self._excluded)
         found = tuple(task for task in self._tasks if lost[task] < len(self._seeds))
         if not found:
-            raise SourceError(
-                f"All {len(self._excluded)} scenes of {len(self._tasks)} tasks are excluded; look at why they fail, or "
-                "give more seeds."
-            )
+            lost_all = f"All {len(self._excluded)} scenes of {len(self._tasks)} tasks are excluded"
+            raise SourceError(f"{lost_all}; look at why they fail, or give more seeds.")
         return found
 
     def _fresh_arm(self, task: str) -> Arm:
@@ -132,11 +123,6 @@ class MixedAllocation(RoundRobin):
 
     Args:
         tasks: As of `RoundRobin`, like the next five.
-        seeds: Scene seeds.
-        size: Members per group.
-        run_seed: Seed of the run.
-        antithetic: Whether members come in pairs.
-        greedy: Whether the first member plays without noise.
         revisit: Share of the groups that go to fragile arms, as far as there are any; in [0, 1].
         explore: Share of the new arms whose task is drawn uniformly, in [0, 1]: the policy changes.
         discount: What is left of old counts when a group is added to them, in (0, 1].
@@ -158,23 +144,17 @@ class MixedAllocation(RoundRobin):
         strength: float = 2.0,
     ) -> None:
         super().__init__(tasks, seeds, size=size, run_seed=run_seed, antithetic=antithetic, greedy=greedy)
-        for name, share in (("revisit", revisit), ("explore", explore)):
-            if not 0 <= share <= 1:
-                raise ConfigError(f"`{name}` is {share}; it must be in [0, 1].")
-        if not 0 < discount <= 1:
-            raise ConfigError(f"`discount` is {discount}; it must be in (0, 1].")
+        for name, share in (("revisit", revisit), ("explore", explore), ("discount", discount)):
+            if not 0 <= share <= 1 or (name == "discount" and share == 0):
+                raise ConfigError(f"`{name}` is {share}; it must be in [0, 1], and `discount` above 0.")
         if not strength > 0:
             raise ConfigError(f"`strength` is {strength}; it must be positive.")
-        self._revisit = revisit
-        self._explore = explore
-        self._discount = discount
-        self._strength = strength
+        self._revisit, self._explore, self._discount, self._strength = revisit, explore, discount, strength
+        # Of every task, new arms that were mixed and that were not, discounted; the same of every arm that was mixed
+        # when it was new; and by group that is under way, the arm, and whether it is a new one.
         self._new: dict[str, list[float]] = {task: [0.0, 0.0] for task in self._tasks}
-        """Of every task, new arms that were mixed and that were not, discounted."""
         self._fragile: dict[Arm, list[float]] = {}
-        """The same of every arm that was mixed when it was new."""
         self._under_way: dict[int, tuple[Arm, bool]] = {}
-        """By group: the arm, and whether it is a new one."""
 
     def chance(self, task: str, seed: int | None = None, noise: int = 0) -> float:
         """Probability that a group is mixed: of a new arm of a task, or of an arm that was given."""
@@ -191,12 +171,12 @@ class MixedAllocation(RoundRobin):
         chances = {arm: self.chance(*arm) for arm in self._candidates()}
         again = bool(chances) and self._draw("revisit") < self._revisit
         if again:
-            arm = _pick(chances, chances.values(), self._draw("arm"))
+            arm = _pick(chances, self._draw("arm"))
         else:
-            weights = [self.chance(task) for task in tasks]
-            uniform = self._explore * sum(weights) / len(tasks)
-            shares = [uniform + (1 - self._explore) * weight for weight in weights]
-            arm = self._fresh_arm(_pick(tasks, shares, self._draw("task")))
+            weights = {task: self.chance(task) for task in tasks}
+            uniform = self._explore * sum(weights.values()) / len(tasks)
+            shares = {task: uniform + (1 - self._explore) * weight for task, weight in weights.items()}
+            arm = self._fresh_arm(_pick(shares, self._draw("task")))
         self._under_way[self._given] = arm, not again
         return self._group(arm)
 
@@ -236,9 +216,9 @@ class MixedAllocation(RoundRobin):
         counts[:] = [self._discount * counts[0] + mixed, self._discount * counts[1] + (not mixed)]
 
     def _draw(self, purpose: str) -> float:
-        return stable_seed(self._run_seed, "allocation", purpose, self._given) / 2**63
+        return stable_seed(self._options["run_seed"], "allocation", purpose, self._given) / 2**63
 
 
-def _pick(values: Iterable[ValueT], weights: Iterable[float], draw: float) -> ValueT:
-    found, ends = list(values), list(accumulate(weights))
+def _pick(weights: Mapping[ValueT, float], draw: float) -> ValueT:
+    found, ends = list(weights), list(accumulate(weights.values()))
     return next((value for value, end in zip(found, ends, strict=True) if draw * ends[-1] < end), found[-1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -57,8 +56,8 @@ def everything(executor, count):
 @pytest.fixture
 def happened(executor):
     """What an executor has counted since the test began."""
-    before = asdict(executor.events)
-    return lambda: {name: n - before[name] for name, n in asdict(executor.events).items() if n != before[name]}
+    before = executor.events
+    return lambda: executor.events - before
 
 
 def in_process(rollouts):

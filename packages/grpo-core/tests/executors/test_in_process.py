@@ -15,7 +15,7 @@ from grpo_core import (
     Trajectory,
 )
 from grpo_core.errors import ExecutorError
-from grpo_core.executors import Executor
+from grpo_core.executors import Executor, FaultTolerance
 
 
 class Recorder:
@@ -63,13 +63,13 @@ def test_a_call_that_lost_its_simulator_is_made_again(source):
     executor.submit(source.next().jobs())
     found = executor.poll()
     assert [(trajectory.status, trajectory.job.attempt) for trajectory in found] == [("ok", 2)] * 3
-    assert (executor.events.rollout_errors, executor.events.resubmissions) == (2, 6)
+    assert (executor.events["rollout_errors"], executor.events["resubmissions"]) == (2, 6)
     assert executor.quarantined == frozenset()
 
 
 def test_a_group_that_always_fails_comes_back_failed_with_the_reason(source):
     rollout = Recorder()
-    executor = InProcessExecutor(rollout, max_attempts=2, max_votes=1)
+    executor = InProcessExecutor(rollout, tolerance=FaultTolerance(max_attempts=2, max_votes=1))
     first, second = source.next(), source.next()
     executor.submit(first.jobs())
     executor.submit(second.jobs())
@@ -116,7 +116,7 @@ def test_cancelled_jobs_are_not_rolled_out(source):
         assert executor.poll() == []
         executor.set_weights(1, {})
     assert rollout.calls == [[(0, 0)]]
-    assert executor.events.cancelled == 2
+    assert executor.events["cancelled"] == 2
 
 
 @pytest.mark.parametrize("cut", [slice(1, None), slice(0, 0)])

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from grpo_core import Decisions, GroupSpec, Trajectory
 from grpo_core.errors import ConfigError, ExecutorError
+from grpo_core.executors import FaultTolerance
 from grpo_core.executors.ledger import JobLedger, Weights
 
 ROW = Decisions(states=torch.zeros(1, 1), actions=torch.zeros(1, 1), log_prob=torch.zeros(1, 1))
 
 
 def ledger(*, jobs_per_call=1, max_attempts=2, max_votes=1):
-    return JobLedger(jobs_per_call=jobs_per_call, max_attempts=max_attempts, max_votes=max_votes)
+    tolerance = FaultTolerance(max_attempts=max_attempts, max_votes=max_votes)
+    return JobLedger(jobs_per_call=jobs_per_call, tolerance=tolerance)
 
 
 def spec(group, *, seed=None, size=4):
@@ -59,7 +61,7 @@ def test_every_job_is_settled_exactly_once(acts, jobs_per_call, tries):
     assert sorted(key(t.job) for t in settled) == sorted(key(job) for group in groups for job in group.jobs())
     assert {t.version for t in settled} <= {7}
     assert all((t.reward is None) == (t.status != "ok") for t in settled)
-    assert len([t for t in settled if t.status != "ok"]) == books.events.given_up + books.events.skipped
+    assert len([t for t in settled if t.status != "ok"]) == books.events["given_up"] + books.events["skipped"]
 
 
 def test_second_tries_come_last_and_keep_seeds_version_and_weights():
@@ -99,7 +101,7 @@ def test_the_last_failure_decides_the_status_and_quarantines_the_scene():
     books.submit(spec(1, seed=5).jobs() + spec(2, seed=6, size=1).jobs(), version=5)
     assert books.next().scene == ("walk", 6)
     assert [(trajectory.status, trajectory.job.spec.group) for trajectory in books.take()] == [("crash", 1)] * 4
-    assert (books.events.given_up, books.events.quarantined, books.events.skipped) == (1, 1, 4)
+    assert (books.events["given_up"], books.events["quarantined"], books.events["skipped"]) == (1, 1, 4)
 
 
 def test_a_call_is_tried_again_whole():
@@ -124,7 +126,7 @@ def test_a_scene_is_given_up_by_the_votes_of_several_jobs_and_not_of_one():
     books.fail(other, "the worker died")
     books.fail(books.next(), "the worker died")
     assert books.quarantined == {("walk", 5)}
-    assert (books.events.given_up, books.events.quarantined) == (2, 1)
+    assert (books.events["given_up"], books.events["quarantined"]) == (2, 1)
 
 
 def test_cancelled_calls_may_fail_or_finish_unheard():
@@ -136,7 +138,7 @@ def test_cancelled_calls_may_fail_or_finish_unheard():
     books.fail(two, "lost")
     books.put_back(two)
     assert (books.take(), books.next(), books.outstanding, books.quarantined) == ([], None, (), frozenset())
-    assert (books.events.given_up, books.events.cancelled) == (0, 3)
+    assert (books.events["given_up"], books.events["cancelled"]) == (0, 3)
 
 
 def test_a_call_that_is_put_back_is_the_next_one():

@@ -12,8 +12,7 @@ import torch
 from grpo_core import Decisions, GroupSpec, Trajectory
 from grpo_core.errors import ConfigError, ExecutorError
 from grpo_core.executors import FaultTolerance
-from grpo_core.executors.scheduling import FleetExecutor
-from grpo_core.executors.worker import Answer, WorkerBody
+from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody
 
 ROW = Decisions(states=torch.zeros(1, 1), actions=torch.zeros(1, 1), log_prob=torch.zeros(1, 1))
 
@@ -36,7 +35,7 @@ class Packed(dict):
 
 
 class Village:
-    """A fleet whose workers live in this process; `fates` says what becomes of the next calls and starts.
+    """Workers that live in this process; `fates` say what becomes of the next calls and starts.
 
     A fate is the worker's answer instead of the true one, or None for no answer at all.
     """
@@ -72,22 +71,41 @@ class Village:
         answers, self.answers = self.answers, []
         return answers
 
-    def close(self):
-        self.bodies.clear()
-
     def _answer(self, place, fates, truth):
         fate = fates.pop(0) if fates else "truth"
         if fate is not None:
             self.answers.append((place, truth() if fate == "truth" else fate))
 
 
-def executor_of(fleet, *, jobs_per_call=1, recycle_after=None, **tolerance):
-    return FleetExecutor(
-        fleet,
-        jobs_per_call=jobs_per_call,
-        tolerance=FaultTolerance(**{"max_votes": 1} | tolerance),
-        recycle_after=recycle_after,
-    )
+class VillageExecutor(FleetExecutor):
+    """Schedules the workers of a village."""
+
+    def __init__(self, fleet, **options):
+        self.fleet = fleet
+        super().__init__(workers=fleet.places, **options)
+
+    def _start_worker(self, place):
+        self.fleet.start(place)
+
+    def _stop_worker(self, place):
+        self.fleet.stop(place)
+
+    def _pack(self, weights):
+        return self.fleet.pack(weights)
+
+    def _send(self, place, call):
+        self.fleet.send(place, call)
+
+    def _wait(self, timeout):
+        return self.fleet.wait(timeout)
+
+    def _release(self):
+        self.fleet.bodies.clear()
+
+
+def executor_of(fleet, *, jobs_per_call=1, **tolerance):
+    tolerance = FaultTolerance(**{"max_votes": 1} | tolerance)
+    return VillageExecutor(fleet, jobs_per_call=jobs_per_call, tolerance=tolerance)
 
 
 def jobs(group=0, size=4, seed=None):
@@ -147,7 +165,7 @@ def test_a_call_without_answer_is_made_again_by_a_fresh_worker():
     (found,) = executor.poll()
     assert (found.status, found.job.attempt) == ("ok", 1)
     assert [act for act, *_ in fleet.log] == ["start", "send", "start", "send"]
-    assert (executor.events.timeouts, executor.events.restarts) == (1, 1)
+    assert (executor.events["timeouts"], executor.events["restarts"]) == (1, 1)
 
 
 def test_a_call_that_always_hangs_comes_back_as_timed_out():
@@ -179,16 +197,7 @@ def test_a_worker_that_recovered_is_kept_and_one_that_raised_is_not():
     executor.submit(jobs(size=1))
     assert executor.poll()[0].job.attempt == 2
     assert [act for act, *_ in fleet.log] == ["start", "send", "send", "start", "send"]
-    assert (executor.events.rollout_errors, executor.events.exceptions, executor.events.restarts) == (1, 1, 1)
-
-
-def test_a_worker_is_recycled_after_its_share_of_calls():
-    fleet = Village()
-    executor = executor_of(fleet, recycle_after=2)
-    executor.submit(jobs(size=5))
-    everything(executor, 5)
-    assert [act for act, *_ in fleet.log] == ["start", "send", "send", "start", "send", "send", "start", "send"]
-    assert (executor.events.recycled, executor.events.restarts) == (2, 0)
+    assert (executor.events["rollout_errors"], executor.events["exceptions"], executor.events["restarts"]) == (1, 1, 1)
 
 
 def test_a_worker_that_dies_at_rest_blames_no_job():
@@ -199,7 +208,7 @@ def test_a_worker_that_dies_at_rest_blames_no_job():
     assert executor.poll() == []
     executor.submit(jobs(size=1))
     assert [(trajectory.status, trajectory.job.attempt) for trajectory in executor.poll()] == [("ok", 0)]
-    assert (executor.events.deaths, executor.events.restarts, executor.events.failed_starts) == (0, 1, 0)
+    assert (executor.events["deaths"], executor.events["restarts"], executor.events["failed_starts"]) == (0, 1, 0)
 
 
 def broken():
@@ -212,7 +221,7 @@ def test_workers_that_never_start_end_the_run_with_the_reason():
     executor.submit(jobs())
     with pytest.raises(ExecutorError, match=r"(?s)3 workers failed.*nowhere"):
         executor.poll()
-    assert executor.events.failed_starts == 3
+    assert executor.events["failed_starts"] == 3
 
 
 def test_one_failed_start_is_made_up_for():
@@ -221,7 +230,7 @@ def test_one_failed_start_is_made_up_for():
     executor = executor_of(fleet, start_deadline=0.01)
     executor.submit(jobs(size=1))
     assert [trajectory.status for trajectory in executor.poll()] == ["ok"]
-    assert (executor.events.failed_starts, executor.events.restarts) == (2, 2)
+    assert (executor.events["failed_starts"], executor.events["restarts"]) == (2, 2)
 
 
 def test_a_rollout_that_never_succeeds_ends_the_run_with_the_reason():
@@ -258,7 +267,7 @@ def test_workers_that_are_busy_with_cancelled_calls_are_replaced():
     executor.submit(jobs(1, size=1))
     assert [trajectory.job.spec.group for trajectory in everything(executor, 1)] == [1]
     assert [act for act, *_ in fleet.log] == ["start", "send", "start", "send"]
-    assert executor.events.cancelled == 3
+    assert executor.events["cancelled"] == 3
 
 
 class Miscounting(Reporter):
@@ -312,11 +321,6 @@ def test_a_closed_executor_takes_nothing():
 def test_tolerances_below_their_range_are_refused(field):
     with pytest.raises(ConfigError, match=f"`{field}` is 0"):
         FaultTolerance(**{field: 0})
-
-
-def test_a_worker_cannot_be_recycled_before_its_first_call():
-    with pytest.raises(ConfigError, match="`recycle_after` is 0"):
-        executor_of(Village(), recycle_after=0)
 
 
 def test_a_ready_answer_is_all_that_a_start_gives():

@@ -15,25 +15,18 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from grpo_core.errors import ExecutorError, at_least_one
-from grpo_core.executors.protocol import FaultTolerance
-from grpo_core.executors.scheduling import FleetExecutor
-from grpo_core.executors.worker import Answer, WorkerBody, packed
+from grpo_core.executors.ledger import Call
+from grpo_core.executors.protocol import FaultTolerance, WorkerFactory
+from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody, packed
 from grpo_core.trajectory import ActionsT, StatesT
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from grpo_core.executors.ledger import Call
-    from grpo_core.executors.protocol import WorkerFactory
 
 STALLED_SECONDS = 30
 """How long a message may stand still half-way before its worker counts as dead."""
-
 LEAVE_SECONDS = 5.0
 """How long an idle worker may take to leave of its own accord."""
 
@@ -48,9 +41,8 @@ class ProcessExecutor(FleetExecutor[StatesT, ActionsT]):
     Args:
         factory: Makes a worker's rollout, in the worker; `ExecutorError` if it cannot be pickled.
         workers: How many; at least 1.
-        jobs_per_call: See `FleetExecutor`, also for the next two.
+        jobs_per_call: See `FleetExecutor`.
         tolerance: How much trouble is put up with.
-        recycle_after: Calls of a worker.
         threads: CPU threads of torch in each worker.
     """
 
@@ -61,55 +53,44 @@ class ProcessExecutor(FleetExecutor[StatesT, ActionsT]):
         workers: int,
         jobs_per_call: int | None = 1,
         tolerance: FaultTolerance | None = None,
-        recycle_after: int | None = None,
         threads: int = 1,
     ) -> None:
         at_least_one(workers=workers, threads=threads)
         try:
-            pickled = pickle.dumps(factory)
+            self._factory = pickle.dumps(factory)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ExecutorError(
                 f"`factory` cannot travel to a worker ({error}); give a function or a frozen dataclass of a module."
             ) from error
-        fleet = _ProcessFleet(pickled, workers=workers, threads=threads)
-        super().__init__(fleet, jobs_per_call=jobs_per_call, tolerance=tolerance, recycle_after=recycle_after)
-
-
-class _ProcessFleet:
-    """Spawned processes, each behind a pipe of its own."""
-
-    def __init__(self, factory: bytes, *, workers: int, threads: int) -> None:
-        self._factory = factory
         self._threads = threads
-        self.places = workers
         self._workers: list[_Process | None] = [None] * workers
         # Runs before the interpreter, on its way out, would wait for workers that wait for it.
-        self.close = Finalize(self, _end_all, args=(self._workers,), exitpriority=100)
+        self._end_all = Finalize(self, _end_all, args=(self._workers,), exitpriority=100)
+        super().__init__(workers=workers, jobs_per_call=jobs_per_call, tolerance=tolerance)
 
-    def start(self, place: int) -> None:
+    def _start_worker(self, place: int) -> None:
         self._workers[place] = _Process(self._factory, threads=self._threads)
 
-    def stop(self, place: int) -> None:
+    def _stop_worker(self, place: int) -> None:
         worker, self._workers[place] = self._workers[place], None
         if worker is not None:
             worker.kill()
 
-    def pack(self, weights: Mapping[str, Tensor]) -> bytes:
+    def _pack(self, weights: Mapping[str, Tensor]) -> bytes:
         return packed(weights)
 
-    def send(self, place: int, call: Call) -> None:
-        worker = self._workers[place]
+    def _send(self, place: int, call: Call) -> None:
+        worker, weights = self._workers[place], call.weights
         assert worker is not None
-        weights = call.weights
         if weights is not None and weights.number == worker.weights:
             call = replace(call, weights=weights._replace(payload=None))
         elif weights is not None:
             worker.weights = weights.number
         worker.busy = True
-        with suppress(OSError):  # the end of the pipe tells `wait`
+        with suppress(OSError):  # the end of the pipe tells `_wait`
             worker.connection.send_bytes(pickle.dumps(call))
 
-    def wait(self, timeout: float | None) -> list[tuple[int, Answer]]:
+    def _wait(self, timeout: float | None) -> list[tuple[int, Answer]]:
         connections = {worker.connection: place for place, worker in enumerate(self._workers) if worker is not None}
         ready = wait(list(connections), timeout)
         return [(place, self._receive(place)) for connection, place in connections.items() if connection in ready]
@@ -118,13 +99,15 @@ class _ProcessFleet:
         worker = self._workers[place]
         assert worker is not None
         try:
-            message = worker.connection.recv_bytes()
+            answer: Answer = pickle.loads(worker.connection.recv_bytes())
         except (EOFError, OSError):
             self._workers[place] = None
             return Answer("deaths", f"its worker died ({worker.kill()})")
         worker.busy = False
-        answer: Answer = pickle.loads(message)
         return answer
+
+    def _release(self) -> None:
+        self._end_all()
 
 
 class _Process:
@@ -133,9 +116,10 @@ class _Process:
     def __init__(self, factory: bytes, *, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.weights = -1
-        self.busy = True
-        _limit_stalls(self.connection)
+        self.weights, self.busy = -1, True
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as pipe:
+            for direction in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+                pipe.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", STALLED_SECONDS, 0))
         self._process: SpawnProcess = context.Process(target=serve, args=(theirs, factory, threads), name="rollout")
         with theirs:
             self._process.start()
@@ -163,12 +147,6 @@ def _end_all(workers: list[_Process | None]) -> None:
         worker.connection.close()  # an idle worker leaves
     for worker in living:
         worker.kill(grace=0.0 if worker.busy else LEAVE_SECONDS)
-
-
-def _limit_stalls(connection: Connection) -> None:
-    with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
-        for direction in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            pipe.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", STALLED_SECONDS, 0))
 
 
 def serve(connection: Connection, factory: bytes, threads: int) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+from torch import Tensor
 
 from grpo_core.errors import ConfigError, at_least_one
-from grpo_core.trajectory import ActionsT, StatesT
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from grpo_core.groups import Job
-    from grpo_core.trajectory import Trajectory
+from grpo_core.groups import Job
+from grpo_core.trajectory import ActionsT, StatesT, Trajectory
 
 Scene = tuple[str, int]
 """Task and scene seed."""
@@ -58,8 +56,13 @@ class Executor(Protocol[StatesT, ActionsT]):
         """Scenes in which several jobs used up their tries: their jobs come back as failed, untried."""
 
     @property
-    def events(self) -> ExecutorEvents:
-        """What went wrong so far, counted."""
+    def events(self) -> Counter[str]:
+        """What went wrong so far, counted.
+
+        Of calls: `deaths` of their workers, `timeouts`, `rollout_errors`, and `exceptions` of any other kind. Of jobs:
+        `resubmissions`, `given_up` after the last try, `skipped` since their scene is quarantined, `cancelled`. Scenes
+        `quarantined`. Of workers: `failed_starts`, and `restarts` in place of lost ones.
+        """
 
     def set_weights(self, version: int, weights: Mapping[str, Tensor], /) -> None:
         """Gives the weights, and their version, under which jobs submitted from now on are rolled out."""
@@ -82,38 +85,8 @@ class Executor(Protocol[StatesT, ActionsT]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutorEvents:
-    """Counts since an executor was made."""
-
-    deaths: int = 0
-    """Workers that died in a call."""
-    timeouts: int = 0
-    """Calls that ran past their deadline; their workers were ended."""
-    rollout_errors: int = 0
-    """Calls that raised `RolloutError`."""
-    exceptions: int = 0
-    """Calls that raised anything else; their workers were ended."""
-    resubmissions: int = 0
-    """Jobs that were queued once more."""
-    given_up: int = 0
-    """Jobs that came back as failed after their last try."""
-    quarantined: int = 0
-    """Scenes that are no longer tried."""
-    skipped: int = 0
-    """Jobs that came back as failed without this try, because their scene is quarantined."""
-    cancelled: int = 0
-    """Jobs that were dropped by `cancel`."""
-    failed_starts: int = 0
-    """Workers that died, hung or raised while they started."""
-    restarts: int = 0
-    """Workers that were started in place of lost ones."""
-    recycled: int = 0
-    """Workers that were started in place of ones that had answered their share of calls."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FaultTolerance:
-    """How much trouble an executor with workers puts up with; `ConfigError` for what is below 1 or not positive."""
+    """How much trouble is put up with, in process in the first two ways; `ConfigError` for what is not positive."""
 
     max_attempts: int = 3
     """How often a job is tried before it comes back as failed."""

@@ -7,21 +7,16 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from grpo_core.errors import ConfigError, ExecutorError, at_least_one
-from grpo_core.executors.protocol import FaultTolerance
-from grpo_core.executors.scheduling import FleetExecutor
-from grpo_core.executors.worker import Answer, WorkerBody, packed
+from grpo_core.executors.ledger import Call
+from grpo_core.executors.protocol import FaultTolerance, WorkerFactory
+from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody, packed
 from grpo_core.trajectory import ActionsT, StatesT
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from grpo_core.executors.ledger import Call
-    from grpo_core.executors.protocol import WorkerFactory
 
 
 class RayExecutor(FleetExecutor[StatesT, ActionsT]):
@@ -30,8 +25,7 @@ class RayExecutor(FleetExecutor[StatesT, ActionsT]):
     Weights are put into Ray's object store once per version; every call carries the reference, and a worker fetches
     them if it has others. If Ray is initialised already, that cluster is used and left as it is. Otherwise a cluster of
     this machine's own is started, or the one at `address` is joined, until the executor is closed. A failed worker is
-    replaced by a new actor, wherever the cluster has room, and not by Ray's restart of the old one, of which a call may
-    still meet the dying process.
+    replaced by a new actor: a call to one that Ray restarts may still meet the dying process.
 
     Args:
         factory: Makes a worker's rollout, in the worker; travels by cloudpickle. What it imports must be installed on
@@ -39,9 +33,8 @@ class RayExecutor(FleetExecutor[StatesT, ActionsT]):
         workers: How many; at least 1. The cluster must have room for them.
         address: Of the cluster to join, as `ray.init` takes it; None for one of this machine's own, whatever
             `RAY_ADDRESS` says.
-        jobs_per_call: See `FleetExecutor`, also for the next two.
+        jobs_per_call: See `FleetExecutor`.
         tolerance: How much trouble is put up with; `start_deadline` includes the wait for room on the cluster.
-        recycle_after: Calls of a worker.
         cpus: CPUs that Ray sets aside for each worker; not a limit.
         gpus: GPUs, or shares of one, for each worker, which sees no others.
         threads: CPU threads of torch in each worker.
@@ -58,25 +51,13 @@ class RayExecutor(FleetExecutor[StatesT, ActionsT]):
         address: str | None = None,
         jobs_per_call: int | None = 1,
         tolerance: FaultTolerance | None = None,
-        recycle_after: int | None = None,
         cpus: float = 1.0,
         gpus: float = 0.0,
         threads: int = 1,
     ) -> None:
-        at_least_one(workers=workers, threads=threads)
-        for name, share in (("cpus", cpus), ("gpus", gpus)):
-            if share < 0:
-                raise ConfigError(f"`{name}` is {share}; it must not be negative.")
-        fleet = _RayFleet(factory, workers=workers, address=address, cpus=cpus, gpus=gpus, threads=threads)
-        super().__init__(fleet, jobs_per_call=jobs_per_call, tolerance=tolerance, recycle_after=recycle_after)
-
-
-class _RayFleet:
-    """Actors, one call each at a time."""
-
-    def __init__(
-        self, factory: object, *, workers: int, address: str | None, cpus: float, gpus: float, threads: int
-    ) -> None:
+        at_least_one(workers=workers, threads=threads, jobs_per_call=jobs_per_call)
+        if cpus < 0 or gpus < 0:
+            raise ConfigError(f"`cpus` is {cpus}, `gpus` is {gpus}; neither must be negative.")
         try:
             import ray
         except ImportError as error:
@@ -84,51 +65,52 @@ class _RayFleet:
 
         self._ray = ray
         self._owns_ray = not ray.is_initialized()
-        if self._owns_ray:
-            _connect(address, cpus=cpus * workers)
+        if self._owns_ray and address is None:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, math.ceil(cpus * workers)),  # they wait for simulators
+                include_dashboard=False,
+                runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
+            )
+        elif self._owns_ray:
+            try:
+                ray.init(address=address)
+            except ConnectionError as error:
+                raise ExecutorError(f"No Ray cluster answers at `{address}`: {error}") from error
         elif address not in (None, "auto", used := ray.get_runtime_context().gcs_address):
             raise ExecutorError(
                 f"Ray is in use already, with the cluster at `{used}`, not `{address}`; leave `address` out."
             )
-        self._factory = ray.cloudpickle.dumps(factory)
+        self._factory, self._threads = ray.cloudpickle.dumps(factory), threads
         self._make = ray.remote(_Actor).options(
             num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=1
         )
-        self._threads = threads
-        self.places = workers
         self._actors: list[Any] = [None] * workers
         self._pending: dict[Any, int] = {}
+        super().__init__(workers=workers, jobs_per_call=jobs_per_call, tolerance=tolerance)
 
-    def start(self, place: int) -> None:
+    def _start_worker(self, place: int) -> None:
         self._actors[place] = self._make.remote(self._factory, self._threads)
         self._pending[self._actors[place].start.remote()] = place
 
-    def stop(self, place: int) -> None:
+    def _stop_worker(self, place: int) -> None:
         actor, self._actors[place] = self._actors[place], None
         self._pending = {ref: other for ref, other in self._pending.items() if other != place}
         if actor is not None:
             self._ray.kill(actor, no_restart=True)
 
-    def pack(self, weights: Mapping[str, Tensor]) -> Any:
+    def _pack(self, weights: Mapping[str, Tensor]) -> Any:
         return self._ray.put(packed(weights))
 
-    def send(self, place: int, call: Call) -> None:
+    def _send(self, place: int, call: Call) -> None:
         # Ray passes a reference inside an argument as it is: the worker need not fetch what it has.
         self._pending[self._actors[place].answer.remote(call)] = place
 
-    def wait(self, timeout: float | None) -> list[tuple[int, Answer]]:
+    def _wait(self, timeout: float | None) -> list[tuple[int, Answer]]:
         if not self._pending:
             return []
         ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=timeout)
         return [self._receive(ref) for ref in ready]
-
-    def close(self) -> None:
-        if self._ray.is_initialized():
-            for place in range(self.places):
-                self.stop(place)
-            if self._owns_ray:
-                self._ray.shutdown()
-        self._owns_ray = False
 
     def _receive(self, ref: Any) -> tuple[int, Answer]:
         place = self._pending.pop(ref)
@@ -137,10 +119,18 @@ class _RayFleet:
         except self._ray.exceptions.RayTaskError as error:
             return place, Answer("exceptions", str(error))
         except self._ray.exceptions.RayError as error:
-            self.stop(place)
+            self._stop_worker(place)
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             return place, Answer("deaths", f"its worker died ({reason})")
         return place, answer
+
+    def _release(self) -> None:
+        if self._ray.is_initialized():
+            for place in range(len(self._actors)):
+                self._stop_worker(place)
+            if self._owns_ray:
+                self._ray.shutdown()
+        self._owns_ray = False
 
 
 class _Actor:
@@ -159,20 +149,3 @@ class _Actor:
     def answer(self, call: Call) -> bytes:
         message: bytes = self._dumps(self._body.answer(call))
         return message
-
-
-def _connect(address: str | None, *, cpus: float) -> None:
-    import ray
-
-    if address is not None:
-        try:
-            ray.init(address=address)
-        except ConnectionError as error:
-            raise ExecutorError(f"No Ray cluster answers at `{address}`: {error}") from error
-        return
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),  # workers may be more than cores: they wait for simulators
-        include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
-    )
