@@ -37,6 +37,7 @@ def new_gate(settings: GateSettings, policy: WorldPolicy) -> GatingPolicyNetwork
             width=settings.width,
             relative=settings.relative,
             sigma=settings.sigma,
+            max_mean=settings.max_mean,
             scales=settings.scales,
             stops=settings.stops,
             initial_log_std=math.log(settings.start_sigma),

@@ -128,6 +128,8 @@ class GatingPolicyNetwork(nn.Module):
         if self.chunk_decision is not None:
             parts.append(self.chunk_decision(self.actor(torch.cat([summary, summary], dim=-1))))
         mean = torch.cat(parts, dim=1) + self._of_frames(self.mean_bias, frames)
+        scales, bound = self.config.scales_of(frames), self.config.max_mean
+        mean = torch.cat([inward_clamp(mean[:, :scales], -bound, bound), mean[:, scales:]], dim=1)
         log_std = self._of_frames(self.log_std, frames) if self.log_std.ndim else self.log_std
         if self.config.sigma == "state":
             log_std = log_std + decided[..., 1]
