@@ -14,8 +14,10 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from noisegate_apps.evaluation.statistics import Outcomes, PairedDifference, SuccessRate
 from noisegate_apps.evaluation.tabletop import Variant
@@ -44,16 +46,21 @@ def grid(frames: int, paces: Iterable[str] = tuple(PACES)) -> list[str]:
     return ["+".join(combination) for combination in product(paces, repeat=frames)]
 
 
+def paces_of(name: str) -> Float[Tensor, "frames 2"]:
+    """Return each latent's relative scale and end time under the schedule of that name."""
+    return torch.tensor([PACES[pace] for pace in name.split("+")])
+
+
 def fixed(name: str) -> Callable[[object], ConstantSchedule]:
     """Choose the schedule of that name for every row."""
-    values = torch.tensor([PACES[pace] for pace in name.split("+")])
+    values = paces_of(name)
     schedule = ConstantSchedule(values[:, 0], end=values[:, 1])
     return lambda _: schedule
 
 
 def by_task(names: Mapping[str, str]) -> ChooseSchedule:
     """Choose for every row the schedule that its task has."""
-    values = {task: torch.tensor([PACES[pace] for pace in name.split("+")]) for task, name in names.items()}
+    values = {task: paces_of(name) for task, name in names.items()}
 
     def choose(rows: Sequence[PlayedEpisode]) -> ConstantSchedule:
         chosen = torch.stack([values[row.task] for row in rows])

@@ -163,6 +163,8 @@ class Stage2Config:
     """Network calls per chunk; the policy's own number unless given."""
     gate: GateSettings = field(default_factory=GateSettings)
     """The gating policy network."""
+    imitate: bool = False
+    """Whether the gate starts by imitating the `lattice`'s best schedule of each task."""
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
     policy's own for this imagination unless given, where it brings one."""

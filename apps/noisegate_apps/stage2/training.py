@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from grpo_core import (
     AdaptiveLearningRate,
+    Batch,
     ExponentialDecay,
     GRPOConfig,
     Learner,
@@ -51,6 +53,7 @@ from noisegate_apps.policy.world import WorldPolicy
 from noisegate_apps.report.figures import learning_curve, residual_times, save, success, time_trajectories
 from noisegate_apps.report.page import announce
 from noisegate_apps.report.showcase import illustrate, worth_filming
+from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import read_json, write_json
 from noisegate_apps.runs.folder import RunFolder, claimed
 from noisegate_apps.runs.identity import identity_of
@@ -59,6 +62,7 @@ from noisegate_apps.runs.state import TrainingState
 from noisegate_apps.runs.tracking import tracked
 from noisegate_apps.stage2.config import Stage2Config
 from noisegate_apps.stage2.gate import learned, new_gate
+from noisegate_apps.stage2.imitation import EPISODES_PER_TASK, imitate, imitated
 from noisegate_apps.stage2.rollout import schedule_statistics
 from noisegate_apps.stage2.workers import GateExecutor, GateWorkers, counted, gate_executor
 from noisegate_gpn import GatingPolicyNetwork
@@ -105,6 +109,25 @@ def collect(
     if wanted is None:
         return collect_groups(groups, executor, groups=most // config.group_size)
     return collect_groups(groups, executor, groups=wanted, max_episodes=most, keep=are_mixed)
+
+
+def hear(gate: GatingPolicyNetwork, batch: Batch[Mapping[str, Tensor], Tensor]) -> None:
+    """Measure instructions from the mean of the first ones, where the gate hears any."""
+    if gate.config.context_dim and len(batch.decisions):
+        gate.standardize(batch.decisions.states["context"])
+
+
+def start_from_lattice(config: Stage2Config, lattice: Path, gate: GatingPolicyNetwork, executor: GateExecutor) -> None:
+    """Play some episodes under the untrained gate and let it imitate the lattice in their states."""
+    means = imitated(lattice, config.tasks, gate)
+    seeds = sorted(set().union(*training_seeds(config).values()))
+    groups = RoundRobin(config.tasks, seeds, size=2, run_seed=config.seed)
+    executor.set_weights(0, {name: tensor.cpu() for name, tensor in gate.state_dict().items()})
+    played = collect_groups(groups, executor, groups=EPISODES_PER_TASK * len(config.tasks) // 2)
+    batch = collate(played.trajectories, device=gate.log_std.device)
+    hear(gate, batch)
+    error = imitate(gate, batch, means, seed=config.seed)
+    Console(stderr=True).print(f"imitated `{lattice}` in {played.episodes} episodes, squared error {error:.3f}")
 
 
 def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> GatingPolicyNetwork:
@@ -157,14 +180,16 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
         gpus=config.rollout_gpus,
     )
     with opened as executor, progress_bar() as bar:
+        if config.imitate and config.lattice is not None and not done:
+            start_from_lattice(config, config.lattice, gate, executor)
         progress = bar.add_task("stage 2", completed=done, total=config.epochs)
         for epoch in range(done, config.epochs):
             weights = {name: tensor.cpu() for name, tensor in gate.state_dict().items()}
             executor.set_weights(learner.updates, weights)
             collected = collect(config, groups, executor)
             batch = collate(collected.trajectories, device=policy.device)
-            if not learner.updates and gate.config.context_dim and batch.decisions is not None:
-                gate.standardize(batch.decisions.states["context"])
+            if not learner.updates and not config.imitate:
+                hear(gate, batch)
             metrics = learner.update(batch)
             values = {name: value for name, value in asdict(metrics).items() if value is not None}
             played = {"episodes": float(collected.episodes), "acceptance": collected.acceptance}
@@ -278,6 +303,11 @@ def run(config: Stage2Config) -> None:
         imagination=imagination,
         lattice=config.lattice or lattice_beside(config.policy, imagination),
     )
+    if config.imitate and config.lattice is None:
+        raise RunError(
+            f"there is no lattice to imitate: none was given with `--lattice`, and `{config.policy}` brings none for "
+            f"{imagination.name} imagination; play one with `eval.py lattice`."
+        )
     digests = {"policy": policy.digest, "lattice": None if config.lattice is None else read_json(config.lattice)}
     same = identity_of(config, digests)
     with claimed(config.out, "stage2", config, same, config.folder) as folder:

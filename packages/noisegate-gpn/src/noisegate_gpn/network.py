@@ -136,16 +136,12 @@ class GatingPolicyNetwork(nn.Module):
         log_std = inward_clamp(log_std, self.config.min_log_std, self.config.max_log_std)
         return SquashedGaussian(mean, log_std, self.config.alpha_max)
 
-    def evaluate(self, states: Mapping[str, Tensor], actions: Float[Tensor, "decisions numbers"]) -> Evaluation:
-        """Scores recorded decisions under the current weights, with gradients.
+    def policy_in(self, states: Mapping[str, Tensor]) -> SquashedGaussian:
+        """Returns the policy in recorded states, with gradients.
 
         Args:
             states: `latents`, `observation` and `times` of the decisions, and `context` and `state` where the policy
                 sees them, as `ScheduleDecisions.states` gives them.
-            actions: Their pre-squash actions `u`.
-
-        Returns:
-            Log-density per latent and joint entropy per decision.
 
         Raises:
             StateShapeError: The tensors do not fit each other or the configuration.
@@ -159,6 +155,22 @@ class GatingPolicyNetwork(nn.Module):
             context=states.get("context"),
             state=states.get("state"),
         )
+        return policy
+
+    def evaluate(self, states: Mapping[str, Tensor], actions: Float[Tensor, "decisions numbers"]) -> Evaluation:
+        """Scores recorded decisions under the current weights, with gradients.
+
+        Args:
+            states: Of the decisions, as for `policy_in`.
+            actions: Their pre-squash actions `u`.
+
+        Returns:
+            Log-density per latent and joint entropy per decision.
+
+        Raises:
+            StateShapeError: The tensors do not fit each other or the configuration.
+        """
+        policy = self.policy_in(states)
         if actions.shape != policy.mean.shape:
             raise StateShapeError(
                 f"`actions` has shape {tuple(actions.shape)}, the states need {tuple(policy.mean.shape)}."
