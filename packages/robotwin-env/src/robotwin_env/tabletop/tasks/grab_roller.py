@@ -45,6 +45,10 @@ class GrabRoller(Task):
             "Use both arms to catch the orange roller and pick it up.",
             "Hold the roller by its two ends and raise it.",
             "Wait for the roller, then lift it with both hands.",
+            "Lift the roller that is rolling across the table.",
+            "Catch the rod with one gripper on either end.",
+            "Grasp the moving roller and bring it up.",
+            "Get hold of the orange rod on both sides and raise it.",
         ),
         unseen=("Pick the orange roller up, one gripper at each end.", "Both arms take the roller off the table."),
     )

@@ -37,6 +37,10 @@ class LiftPot(Task):
             "Grab the pot by its two handles and lift it.",
             "Use both grippers to raise the grey pot.",
             "Pick up the pot by the handles.",
+            "Hoist the pot using two arms.",
+            "Grip both handles and bring the grey pot up.",
+            "The pot must leave the table, held by its handles.",
+            "Get the pot up into the air with both grippers.",
         ),
         unseen=("Take the pot off the table with both hands.", "Raise the pot, one arm on each handle."),
     )

@@ -38,6 +38,10 @@ class PickDualBottles(Task):
             "Lift the two green bottles, one with each arm, and bring them together.",
             "Grab the left bottle with the left arm, the right one with the right arm, and hold both in the middle.",
             "Take both green bottles off the table and hold them next to each other.",
+            "Grasp a bottle with every arm and bring the two together.",
+            "Both green bottles should be held in the middle.",
+            "Collect the two bottles, left and right, and hold them up side by side.",
+            "Get both bottles off the table and next to one another.",
         ),
         unseen=(
             "Raise the two bottles and keep them side by side.",

@@ -78,6 +78,10 @@ class PlaceA2BLeft(_PlaceBeside):
             "Put the red block on the left side of the blue cylinder.",
             "Pick up the red block and set it down left of the blue cylinder.",
             "Move the red block so that it stands to the left of the blue can.",
+            "Set the red cube down beside the blue cylinder, on its left.",
+            "To the left of the blue can goes the red block.",
+            "Bring the red block over to the left of the cylinder.",
+            "Let the red block end up left of the blue cylinder.",
         ),
         unseen=(
             "The red block belongs on the blue cylinder's left.",
@@ -97,6 +101,10 @@ class PlaceA2BRight(_PlaceBeside):
             "Put the red block on the right side of the blue cylinder.",
             "Pick up the red block and set it down right of the blue cylinder.",
             "Move the red block so that it stands to the right of the blue can.",
+            "Set the red cube down beside the blue cylinder, on its right.",
+            "To the right of the blue can goes the red block.",
+            "Bring the red block over to the right of the cylinder.",
+            "Let the red block end up right of the blue cylinder.",
         ),
         unseen=(
             "The red block belongs on the blue cylinder's right.",

@@ -37,6 +37,10 @@ class SlideBolt(Task):
             "Take the green knob and slide the bolt to the side that gives way.",
             "Find out which way the bolt opens and slide it there.",
             "Grip the knob of the bolt and push it to its end.",
+            "Try the bolt and open it.",
+            "Push or pull the green knob until the bolt is open.",
+            "Move the knob to the open end.",
+            "Get the bolt open, to whichever side it moves.",
         ),
         unseen=("Unlock the bolt by its green knob.", "Slide the bolt whichever way it goes."),
     )
