@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -45,8 +45,8 @@ class GateSettings:
     start_scales: tuple[float, ...] = ()
     """Relative scales at which training starts, one per latent, between 0 and 2: for example what the lattice found.
     The shared schedule (1 for all) unless given."""
-    max_mean: float = 1.5
-    """Bound of the mean of a scale before the squash, at which a state stops to pull others along; `inf` for none (the
+    max_mean: float | None = 1.5
+    """Bound of the mean of a scale before the squash, at which a state stops to pull others along; None for none (the
     paper's). At 1.5 the median scale lies between 0.09 and 1.91."""
     relative: bool = True
     """Whether the gate sees what each latent adds to a still picture, which shows it what does not follow from the
@@ -248,7 +248,7 @@ def paper() -> Stage2Config:
         sampling=Sampling(revisit=None),
         denoising_steps=10,
         exploration=Exploration(held="step"),
-        gate=GateSettings(sigma="shared", relative=False, max_mean=inf),
+        gate=GateSettings(sigma="shared", relative=False, max_mean=None),
     )
 
 

@@ -39,7 +39,7 @@ def imitated(lattice: Path, tasks: Sequence[str], gate: GatingPolicyNetwork) -> 
     missing = sorted(set(tasks) - set(best))
     if missing:
         raise RunError(f"`{lattice}` says nothing of {missing}; play it with `--tasks {' '.join(tasks)}`.")
-    bound = min(gate.config.max_mean, FURTHEST)
+    bound = gate.config.max_mean or FURTHEST
     found = {}
     for task in tasks:
         scale, end = paces_of(best[task]).unbind(dim=1)

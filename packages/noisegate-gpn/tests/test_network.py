@@ -238,6 +238,27 @@ def test_the_clamp_passes_no_gradient_that_leads_further_out(value):
     assert parameter.grad.item() == 0.0
 
 
+def test_means_beyond_their_bound_are_held_there_and_pull_inwards_alone():
+    torch.manual_seed(0)
+    policy = GatingPolicyNetwork(GatingPolicyConfig(latent_channels=6, frames=2, width=16, max_mean=1.5, stops=True))
+    with torch.no_grad():
+        policy.mean_bias.copy_(torch.tensor([-4.0, 0.5, -4.0]))
+    mean = policy(*state(3, 2, (2, 3))).mean
+    assert torch.equal(mean, torch.tensor([[-1.5, 0.5, -4.0]]).expand(3, 3))  # the stop has no bound
+    outward, inward = (
+        torch.autograd.grad((sign * mean).sum(), policy.mean_bias, retain_graph=True)[0] for sign in (1, -1)
+    )
+    assert outward.tolist() == [0.0, 3.0, 3.0]  # a descent step would lead further out
+    assert inward.tolist() == [-3.0, -3.0, -3.0]
+
+
+def test_a_start_beyond_the_bound_is_refused():
+    policy = GatingPolicyNetwork(GatingPolicyConfig(latent_channels=6, frames=2, width=16, max_mean=1.5))
+    policy.start_at([0.1, 1.9])
+    with pytest.raises(ScaleError, match=r"2 numbers from 0.0949 to 1.91, within `max_mean`"):
+        policy.start_at([0.05, 1.0])
+
+
 def test_the_clamp_is_the_identity_inside():
     parameter = torch.tensor(0.25, requires_grad=True)
     inward_clamp(parameter, -5.0, 1.0).backward()

@@ -78,9 +78,10 @@ class GatingPolicyConfig:
     max_log_std: float = 1.0
     """Upper clamp of the log standard deviation."""
 
-    max_mean: float = math.inf
-    """Largest magnitude of a scale's mean before the squash; positive. Beyond the bound only gradients that lead back
-    inside are passed on: states that have reached it pull no others along, and exploration still reaches both sides."""
+    max_mean: float | None = None
+    """Largest magnitude of a scale's mean before the squash; positive, None for no bound (the paper's). Beyond it only
+    gradients that lead back inside are passed on: states that have reached it pull no others along, and exploration
+    still reaches both sides."""
 
     scales: Scales = "latent"
     """What relative scales are decided in every step: one per `latent` (the paper's), one for all latents of the
@@ -130,8 +131,8 @@ class GatingPolicyConfig:
             raise ConfigError(
                 f"`alpha_max` is {self.alpha_max}; it must be finite and exceed 1, the scale of the shared schedule."
             )
-        if not self.max_mean > 0:
-            raise ConfigError(f"`max_mean` is {self.max_mean}; it must be positive.")
+        if self.max_mean is not None and not self.max_mean > 0:
+            raise ConfigError(f"`max_mean` is {self.max_mean}; it must be positive, or None.")
         if not self.min_log_std <= self.initial_log_std <= self.max_log_std:
             raise ConfigError(
                 f"`initial_log_std` is {self.initial_log_std}; it must be within the clamp "

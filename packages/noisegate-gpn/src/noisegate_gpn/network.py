@@ -128,8 +128,9 @@ class GatingPolicyNetwork(nn.Module):
         if self.chunk_decision is not None:
             parts.append(self.chunk_decision(self.actor(torch.cat([summary, summary], dim=-1))))
         mean = torch.cat(parts, dim=1) + self._of_frames(self.mean_bias, frames)
-        scales, bound = self.config.scales_of(frames), self.config.max_mean
-        mean = torch.cat([inward_clamp(mean[:, :scales], -bound, bound), mean[:, scales:]], dim=1)
+        bound, scales = self.config.max_mean, self.config.scales_of(frames)
+        if bound is not None:
+            mean = torch.cat([inward_clamp(mean[:, :scales], -bound, bound), mean[:, scales:]], dim=1)
         log_std = self._of_frames(self.log_std, frames) if self.log_std.ndim else self.log_std
         if self.config.sigma == "state":
             log_std = log_std + decided[..., 1]
@@ -186,24 +187,27 @@ class GatingPolicyNetwork(nn.Module):
 
         Args:
             scales: Relative scale alpha of each latent, or one for all where the policy decides one, strictly between 0
-                and `alpha_max`; near the bounds the squash leaves training little gradient.
+                and `alpha_max`, and within `max_mean`; near the bounds the squash leaves training little gradient.
 
         Raises:
             ScaleError: There are fewer or more scales than are decided, or one is not inside.
         """
         alpha = torch.tensor(scales, dtype=torch.float64)
-        inside = (alpha > 0) & (alpha < self.config.alpha_max)
-        number = self.config.scales_of(self.config.frames)
-        if len(alpha) != number or not bool(inside.all()):
+        number, bound = self.config.scales_of(self.config.frames), self.config.max_mean or math.inf
+        mean = torch.atanh(2.0 * alpha / self.config.alpha_max - 1.0)  # NaN outside of [0, alpha_max]
+        if len(alpha) != number or not bool((mean.isfinite() & (mean.abs() <= bound)).all()):
+            low, high = (self.config.alpha_max / 2 * (1 + math.tanh(side * bound)) for side in (-1, 1))
+            within = (
+                "above 0 and below" if bound == math.inf else f"from {low:.3g} to {high:.3g}, within `max_mean` and"
+            )
             raise ScaleError(
-                f"`scales` is {list(scales)}; needed are {number} numbers above 0 and below `alpha_max` "
-                f"{self.config.alpha_max}."
+                f"`scales` is {list(scales)}; needed are {number} numbers {within} `alpha_max` {self.config.alpha_max}."
             )
         if self.decision is not None:
             self.decision.weight[0].zero_()
         elif self.chunk_decision is not None:
             self.chunk_decision.weight[0].zero_()
-        self.mean_bias[:number] = torch.atanh(2.0 * alpha / self.config.alpha_max - 1.0).to(self.mean_bias)
+        self.mean_bias[:number] = mean.to(self.mean_bias)
 
     def standardize(self, context: Float[Tensor, "rows context_dim"]) -> None:
         """Measures instructions from their mean, in units of their deviation from it.
