@@ -82,7 +82,8 @@ def test_a_task_without_futures_is_refused():
 
 def test_auto_lies_only_where_there_is_something_to_lie_with():
     auto = ImaginationConfig(lies="auto")
-    assert auto.resolved(("a", "b"), FUTURES).lies == "always"
+    assert auto.resolved(("a", "b"), FUTURES).lies == "tasks"
+    assert auto.resolved(("a",), FUTURES).lies == "always"
     assert auto.resolved(("a", "e"), FUTURES).lies == "never"
     assert auto.resolved(("a",), ()).lies == "never"
     assert ImaginationConfig(lies="tasks").resolved(("e",), ()).lies == "tasks"

@@ -10,7 +10,7 @@ import torch
 from grpo_core import Decisions, RoundRobin, Trajectory, collate
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import write_json
-from noisegate_apps.stage2.config import Stage2Config
+from noisegate_apps.stage2.config import GateSettings, Stage2Config
 from noisegate_apps.stage2.imitation import imitate, imitated
 from noisegate_apps.stage2.training import run
 from noisegate_gpn import GatingPolicyConfig, GatingPolicyNetwork
@@ -98,3 +98,8 @@ def test_without_any_state_nothing_is_imitated():
 def test_imitating_needs_a_lattice(tmp_path):
     with pytest.raises(RunError, match="there is no lattice to imitate"):
         run(Stage2Config(imitate=True, out=tmp_path / "run", tasks=("lift_pot",)))
+
+
+def test_a_gate_that_decides_something_else_imitates_nothing():
+    with pytest.raises(ValueError, match="`--imitate` is for a gate with one scale per latent"):
+        Stage2Config(imitate=True, gate=GateSettings(scales="chunk"))

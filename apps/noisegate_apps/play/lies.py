@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 Lies = Literal["never", "always", "tasks", "episodes", "auto"]
 """When imagination lies: never, in every episode, in half of the tasks, or in episodes drawn at random; `auto` is
-`always` where a policy brings what to lie with, and `never` elsewhere."""
+`tasks` where a policy brings what to lie with, and `never` elsewhere."""
 Half = Literal["first", "second"]
 """Which of every two tasks, in alphabetical order, is lied to."""
 Lying = Literal["near", "far", "both", "any"]
@@ -20,8 +20,8 @@ class ImaginationConfig:
     """When and where imagination is made to lie."""
 
     lies: Lies = "never"
-    """When: `never`, `always`, in one `half` of the `tasks`, or in `episodes` drawn at random; `auto` is `always` where
-    the policy brings futures of all tasks to lie with, and `never` elsewhere."""
+    """When: `never`, `always`, in one `half` of the `tasks`, or in `episodes` drawn at random; `auto` is `tasks` where
+    the policy brings futures of all tasks to lie with (`always` for a single task), and `never` elsewhere."""
     half: Half = "second"
     """For `tasks`, which half: the `first` or the `second` of every two tasks in alphabetical order."""
     lying: Lying = "both"
@@ -53,7 +53,9 @@ class ImaginationConfig:
         """
         if self.lies != "auto":
             return self
-        return replace(self, lies="always" if set(tasks) <= set(known) else "never")
+        if not set(tasks) <= set(known):
+            return replace(self, lies="never")
+        return replace(self, lies="tasks" if len(set(tasks)) > 1 else "always")
 
     def lied_to(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Return the tasks in which imagination may lie: all, none, or one of every two in alphabetical order."""

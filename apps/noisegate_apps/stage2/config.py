@@ -69,6 +69,11 @@ class GateSettings:
                 f"`width` is {self.width} and `start_sigma` {self.start_sigma}; give 8 or more, and above 0."
             )
 
+    @property
+    def per_latent(self) -> bool:
+        """Whether it decides one scale per latent and nothing else."""
+        return self.scales == "latent" and not self.stops
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exploration:
@@ -141,7 +146,7 @@ class Stage2Config:
     """How the gate's noise lasts in training."""
     imagination: ImaginationConfig = field(default_factory=lambda: ImaginationConfig(lies="auto"))
     """Whether imagination is made to lie, in training and in evaluation. Unless told, a stress test where the policy
-    brings what to lie with: both latents lie in every episode; `--imagination.lies never` leaves them alone."""
+    brings what to lie with: both latents lie in half of the tasks; `--imagination.lies never` leaves them alone."""
     step_price: float = 0.0
     """What an evaluated denoising step costs: the reward is success minus this times the network calls per chunk. Above
     0, advantages are not divided by their group's deviation, so that the price keeps its size beside success."""
@@ -163,8 +168,9 @@ class Stage2Config:
     """Network calls per chunk; the policy's own number unless given."""
     gate: GateSettings = field(default_factory=GateSettings)
     """The gating policy network."""
-    imitate: bool = False
-    """Whether the gate starts by imitating the `lattice`'s best schedule of each task."""
+    imitate: bool | None = None
+    """Whether the gate starts by imitating the `lattice`'s best schedule of each task; where there is one, unless
+    told."""
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
     policy's own for this imagination unless given, where it brings one."""
@@ -206,6 +212,8 @@ class Stage2Config:
                 f"`episodes_per_epoch` is {self.episodes_per_epoch}; it must be a multiple of `group_size` "
                 f"({self.group_size})."
             )
+        if self.imitate and not self.gate.per_latent:
+            raise ValueError("`--imitate` is for a gate with one scale per latent that never stops; leave it out.")
         if self.rollout_gpus is not None and self.executor != "ray":
             raise ValueError("`rollout_gpus` is for `--executor ray`; workers of this machine share its first GPU.")
         at_least(self, 0, "rollout_gpus")
@@ -241,6 +249,7 @@ def paper() -> Stage2Config:
     """The paper's settings (appendix D): noise independent per step, groups of eight in turn, a fixed rate."""
     return Stage2Config(
         imagination=ImaginationConfig(),
+        imitate=False,
         epochs=50,
         episodes_per_epoch=8,
         learning_rate=3e-4,

@@ -151,7 +151,8 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     groups = group_source(config)
     state = TrainingState(folder.path / "state", {"gate": gate, "learner": learner, "groups": groups})
     done = state.resume()
-    if done >= config.epochs:
+    begins = bool(config.imitate) and not done
+    if done >= config.epochs and not begins:
         return gate
     accelerator = tracked(Accelerator(cpu=True), folder, resumed_at=done)
     workers = GateWorkers(
@@ -180,7 +181,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
         gpus=config.rollout_gpus,
     )
     with opened as executor, progress_bar() as bar:
-        if config.imitate and config.lattice is not None and not done:
+        if begins and config.lattice is not None:
             start_from_lattice(config, config.lattice, gate, executor)
         progress = bar.add_task("stage 2", completed=done, total=config.epochs)
         for epoch in range(done, config.epochs):
@@ -296,18 +297,20 @@ def run(config: Stage2Config) -> None:
     policy = load_policy(config.policy, steps=config.denoising_steps, device=config.device)
     known = () if config.env == "robotwin" else tuple(policy.futures or ())
     imagination = config.imagination.resolved(tasks, known)
+    lattice = config.lattice or lattice_beside(config.policy, imagination)
+    if config.imitate and lattice is None:
+        raise RunError(
+            f"there is no lattice to imitate: none was given with `--lattice`, and `{config.policy}` brings none for "
+            f"{imagination.name} imagination; play one with `eval.py lattice`."
+        )
     config = replace(
         config,
         tasks=tasks,
         scene=scene_of(config.scene, config.policy),
         imagination=imagination,
-        lattice=config.lattice or lattice_beside(config.policy, imagination),
+        lattice=lattice,
+        imitate=lattice is not None and config.gate.per_latent if config.imitate is None else config.imitate,
     )
-    if config.imitate and config.lattice is None:
-        raise RunError(
-            f"there is no lattice to imitate: none was given with `--lattice`, and `{config.policy}` brings none for "
-            f"{imagination.name} imagination; play one with `eval.py lattice`."
-        )
     digests = {"policy": policy.digest, "lattice": None if config.lattice is None else read_json(config.lattice)}
     same = identity_of(config, digests)
     with claimed(config.out, "stage2", config, same, config.folder) as folder:
