@@ -117,17 +117,22 @@ def hear(gate: GatingPolicyNetwork, batch: Batch[Mapping[str, Tensor], Tensor]) 
         gate.standardize(batch.decisions.states["context"])
 
 
-def start_from_lattice(config: Stage2Config, lattice: Path, gate: GatingPolicyNetwork, executor: GateExecutor) -> None:
-    """Play some episodes under the untrained gate and let it imitate the lattice in their states."""
+def start_from_lattice(
+    config: Stage2Config, lattice: Path, workers: GateWorkers, policy: WorldPolicy, gate: GatingPolicyNetwork
+) -> None:
+    """Play episodes under the untrained gate, each in a scene of its own, and let it imitate the lattice in them."""
     means = imitated(lattice, config.tasks, gate)
     seeds = sorted(set().union(*training_seeds(config).values()))
-    groups = RoundRobin(config.tasks, seeds, size=2, run_seed=config.seed)
-    executor.set_weights(0, {name: tensor.cpu() for name, tensor in gate.state_dict().items()})
-    played = collect_groups(groups, executor, groups=EPISODES_PER_TASK * len(config.tasks) // 2)
-    batch = collate(played.trajectories, device=gate.log_std.device)
+    groups = RoundRobin(config.tasks, seeds, size=1, run_seed=config.seed)
+    jobs = [job for _ in range(EPISODES_PER_TASK * len(config.tasks)) for job in groups.next().jobs()]
+    with progress_bar() as bar, replace(workers, episodes=2 * config.group_size).pool(workers=config.workers) as pool:
+        rollout, trajectories = workers.rollout(policy, gate, pool), []
+        for start in bar.track(range(0, len(jobs), 32), description="episodes to imitate the lattice in"):
+            trajectories += rollout(jobs[start : start + 32])
+    batch = collate(trajectories, device=gate.log_std.device)
     hear(gate, batch)
     error = imitate(gate, batch, means, seed=config.seed)
-    Console(stderr=True).print(f"imitated `{lattice}` in {played.episodes} episodes, squared error {error:.3f}")
+    Console(stderr=True).print(f"imitated `{lattice}` in {len(jobs)} episodes, squared error {error:.3f}")
 
 
 def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> GatingPolicyNetwork:
@@ -169,6 +174,8 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
         episodes=config.members_per_call or config.group_size,
         device=config.device,
     )
+    if begins and config.lattice is not None:
+        start_from_lattice(config, config.lattice, workers, policy, gate)
     opened = gate_executor(
         config.executor,
         workers,
@@ -181,8 +188,6 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
         gpus=config.rollout_gpus,
     )
     with opened as executor, progress_bar() as bar:
-        if begins and config.lattice is not None:
-            start_from_lattice(config, config.lattice, gate, executor)
         progress = bar.add_task("stage 2", completed=done, total=config.epochs)
         for epoch in range(done, config.epochs):
             weights = {name: tensor.cpu() for name, tensor in gate.state_dict().items()}
