@@ -132,7 +132,7 @@ class Stage2Config:
     scene: SceneName | None = None
     """Which scenes of the tabletop: `random`, or `clean`, which varies poses alone; those on which the policy has
     learned unless given."""
-    epochs: int = 30
+    epochs: int = 10
     """How many updates the gate gets."""
     episodes_per_epoch: int = 32
     """Trajectories of one update; a multiple of `group_size`."""
@@ -150,9 +150,9 @@ class Stage2Config:
     step_price: float = 0.0
     """What an evaluated denoising step costs: the reward is success minus this times the network calls per chunk. Above
     0, advantages are not divided by their group's deviation, so that the price keeps its size beside success."""
-    learning_rate: float = 1e-3
-    """Step size of AdamW; where `kl` is given, at the start."""
-    kl: tuple[float, float] | None = (0.01, 0.05)
+    learning_rate: float = 1e-5
+    """Step size of AdamW; where `kl` is given, at the start. A gate that imitates nothing wants more: 1e-3."""
+    kl: tuple[float, float] | None = (0.001, 0.005)
     """Band in which the learning rate holds the KL divergence of an update, per latent in nats; None keeps the rate."""
     clip: float = 0.2
     """How far the importance ratio may leave 1 before it is clipped."""
@@ -174,7 +174,7 @@ class Stage2Config:
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
     policy's own for this imagination unless given, where it brings one."""
-    eval_episodes: int = 80
+    eval_episodes: int = 32
     """How many held-out scenes of each task every schedule plays."""
     skip_eval: bool = False
     """Train alone; the same command without it goes on with the comparison."""
