@@ -69,10 +69,15 @@ def by_task(names: Mapping[str, str]) -> ChooseSchedule:
     return choose
 
 
-def lattice_beside(policy: Path, imagination: ImaginationConfig) -> Path | None:
-    """Return the lattice that a policy folder brings for an imagination, `lattices/<name>.json`; None without one."""
+def lattice_beside(policy: Path, imagination: ImaginationConfig, tasks: Iterable[str]) -> Path | None:
+    """Return the lattice that a policy folder brings for an imagination, `lattices/<name>.json`.
+
+    None without one, or if it is of other tasks: among others, other tasks are lied to.
+    """
     found = policy / "lattices" / f"{imagination.name}.json"
-    return found if found.exists() else None
+    if not found.exists() or set(read_json(found)["ceiling"]["best_by_task"]) != set(tasks):
+        return None
+    return found
 
 
 def best_fixed(policy: WorldPolicy, lattice: Path) -> list[Variant]:

@@ -125,10 +125,11 @@ def start_from_lattice(
     seeds = sorted(set().union(*training_seeds(config).values()))
     groups = RoundRobin(config.tasks, seeds, size=1, run_seed=config.seed)
     jobs = [job for _ in range(EPISODES_PER_TASK * len(config.tasks)) for job in groups.next().jobs()]
-    with progress_bar() as bar, replace(workers, episodes=2 * config.group_size).pool(workers=config.workers) as pool:
+    at_once = config.eval_slots if config.env == "tabletop" else workers.episodes
+    with replace(workers, episodes=at_once).pool(workers=config.workers) as pool, progress_bar() as bar:
         rollout, trajectories = workers.rollout(policy, gate, pool), []
-        for start in bar.track(range(0, len(jobs), 32), description="episodes to imitate the lattice in"):
-            trajectories += rollout(jobs[start : start + 32])
+        for start in bar.track(range(0, len(jobs), at_once), description="episodes in which to imitate the lattice"):
+            trajectories += rollout(jobs[start : start + at_once])
     batch = collate(trajectories, device=gate.log_std.device)
     hear(gate, batch)
     error = imitate(gate, batch, means, seed=config.seed)
@@ -302,7 +303,7 @@ def run(config: Stage2Config) -> None:
     policy = load_policy(config.policy, steps=config.denoising_steps, device=config.device)
     known = () if config.env == "robotwin" else tuple(policy.futures or ())
     imagination = config.imagination.resolved(tasks, known)
-    lattice = config.lattice or lattice_beside(config.policy, imagination)
+    lattice = config.lattice or lattice_beside(config.policy, imagination, tasks)
     if config.imitate and lattice is None:
         raise RunError(
             f"there is no lattice to imitate: none was given with `--lattice`, and `{config.policy}` brings none for "
