@@ -7,7 +7,9 @@ import random
 import pytest
 import torch
 
-from noisegate_apps.evaluation.lattice import PACES, by_task, ceiling, fixed, grid
+from noisegate_apps.evaluation.lattice import PACES, by_task, ceiling, fixed, grid, lattice_beside
+from noisegate_apps.play.lies import ImaginationConfig
+from noisegate_apps.runs.files import write_json
 from wam_backbone import DenoisingStep
 
 
@@ -70,6 +72,16 @@ def test_a_real_gain_is_kept_and_the_best_of_each_task_is_found():
     assert found.one_for_all.difference == pytest.approx(30 / 80)
     assert found.oracle.difference == pytest.approx(0.5)
     assert found.flipped.rate == 1.0
+
+
+def test_a_policys_own_lattice_counts_for_its_imagination_and_tasks_alone(tmp_path):
+    (tmp_path / "lattices").mkdir()
+    kept = tmp_path / "lattices" / "tasks-both.json"
+    write_json(kept, {"ceiling": {"best_by_task": {"a": "shared+shared", "b": "blind+blind"}}})
+    lying = ImaginationConfig(lies="tasks")
+    assert lattice_beside(tmp_path, lying, ("b", "a")) == kept
+    assert lattice_beside(tmp_path, lying, ("a",)) is None  # of one task, another is lied to
+    assert lattice_beside(tmp_path, ImaginationConfig(lies="always"), ("a", "b")) is None
 
 
 def test_choosing_among_noise_gains_nothing_but_the_oracle_does():
