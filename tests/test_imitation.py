@@ -10,7 +10,7 @@ import torch
 from grpo_core import Decisions, RoundRobin, Trajectory, collate
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import write_json
-from noisegate_apps.stage2.config import GateSettings, Stage2Config
+from noisegate_apps.stage2.config import Stage2Config
 from noisegate_apps.stage2.imitation import imitate, imitated
 from noisegate_apps.stage2.training import run
 from noisegate_gpn import GatingPolicyConfig, GatingPolicyNetwork
@@ -95,11 +95,9 @@ def test_without_any_state_nothing_is_imitated():
         imitate(gate_of(), lost, {"lift_pot": torch.zeros(2)}, seed=0)
 
 
-def test_imitating_needs_a_lattice(tmp_path):
-    with pytest.raises(RunError, match="there is no lattice to imitate"):
-        run(Stage2Config(imitate=True, out=tmp_path / "run", tasks=("lift_pot",)))
-
-
-def test_a_gate_that_decides_something_else_imitates_nothing():
-    with pytest.raises(ValueError, match="`--imitate` is for a gate with one scale per latent"):
-        Stage2Config(imitate=True, gate=GateSettings(scales="chunk"))
+@pytest.mark.sim
+def test_stage_2_starts_from_the_lattice_beside_its_policy(tmp_path, capsys):
+    run(Stage2Config(out=tmp_path / "run", imitate=1, epochs=0, skip_eval=True, workers=0))
+    assert "tasks-both.json` in 6 episodes" in " ".join(capsys.readouterr().err.split())
+    gate = GatingPolicyNetwork.from_pretrained(tmp_path / "run" / "gate")
+    assert gate.decision.weight.abs().max() > 1e-3  # zero before it has imitated anything

@@ -168,9 +168,9 @@ class Stage2Config:
     """Network calls per chunk; the policy's own number unless given."""
     gate: GateSettings = field(default_factory=GateSettings)
     """The gating policy network."""
-    imitate: bool | None = None
-    """Whether the gate starts by imitating the `lattice`'s best schedule of each task; where there is one, unless
-    told."""
+    imitate: int = 48
+    """Episodes of each task, each in a scene of its own, in whose states the gate first imitates the `lattice`'s best
+    schedule of that task; 0 for none, as where there is no lattice."""
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
     policy's own for this imagination unless given, where it brings one."""
@@ -206,14 +206,12 @@ class Stage2Config:
         at_least(self, 1, "group_size", "episodes_per_epoch", "eval_episodes", "eval_slots", "denoising_steps")
         at_least(self, 1, "inner_epochs", "members_per_call")
         at_least(self, 0 if self.executor == "in-process" else 1, "workers")
-        at_least(self, 0, "epochs", "step_price")
+        at_least(self, 0, "epochs", "step_price", "imitate")
         if self.episodes_per_epoch % self.group_size:
             raise ValueError(
                 f"`episodes_per_epoch` is {self.episodes_per_epoch}; it must be a multiple of `group_size` "
                 f"({self.group_size})."
             )
-        if self.imitate and not self.gate.per_latent:
-            raise ValueError("`--imitate` is for a gate with one scale per latent that never stops; leave it out.")
         if self.rollout_gpus is not None and self.executor != "ray":
             raise ValueError("`rollout_gpus` is for `--executor ray`; workers of this machine share its first GPU.")
         at_least(self, 0, "rollout_gpus")
@@ -249,7 +247,7 @@ def paper() -> Stage2Config:
     """The paper's settings (appendix D): noise independent per step, groups of eight in turn, a fixed rate."""
     return Stage2Config(
         imagination=ImaginationConfig(),
-        imitate=False,
+        imitate=0,
         epochs=50,
         episodes_per_epoch=8,
         learning_rate=3e-4,

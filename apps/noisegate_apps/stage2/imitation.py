@@ -22,8 +22,6 @@ from noisegate_apps.runs.files import read_json
 from noisegate_apps.runs.seeds import generator_of
 from noisegate_gpn import GatingPolicyNetwork
 
-EPISODES_PER_TASK = 48
-"""Episodes of each task, each in a scene of its own, in whose states the gate imitates."""
 STEPS, BATCH, LEARNING_RATE = 400, 256, 1e-3
 FURTHEST = 1.5
 """Largest magnitude of an imitated mean before the squash, where the gate itself has no bound."""

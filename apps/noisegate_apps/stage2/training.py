@@ -53,7 +53,6 @@ from noisegate_apps.policy.world import WorldPolicy
 from noisegate_apps.report.figures import learning_curve, residual_times, save, success, time_trajectories
 from noisegate_apps.report.page import announce
 from noisegate_apps.report.showcase import illustrate, worth_filming
-from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import read_json, write_json
 from noisegate_apps.runs.folder import RunFolder, claimed
 from noisegate_apps.runs.identity import identity_of
@@ -62,7 +61,7 @@ from noisegate_apps.runs.state import TrainingState
 from noisegate_apps.runs.tracking import tracked
 from noisegate_apps.stage2.config import Stage2Config
 from noisegate_apps.stage2.gate import learned, new_gate
-from noisegate_apps.stage2.imitation import EPISODES_PER_TASK, imitate, imitated
+from noisegate_apps.stage2.imitation import imitate, imitated
 from noisegate_apps.stage2.rollout import schedule_statistics
 from noisegate_apps.stage2.workers import GateExecutor, GateWorkers, counted, gate_executor
 from noisegate_gpn import GatingPolicyNetwork
@@ -124,7 +123,7 @@ def start_from_lattice(
     means = imitated(lattice, config.tasks, gate)
     seeds = sorted(set().union(*training_seeds(config).values()))
     groups = RoundRobin(config.tasks, seeds, size=1, run_seed=config.seed)
-    jobs = [job for _ in range(EPISODES_PER_TASK * len(config.tasks)) for job in groups.next().jobs()]
+    jobs = [job for _ in range(config.imitate * len(config.tasks)) for job in groups.next().jobs()]
     at_once = config.eval_slots if config.env == "tabletop" else workers.episodes
     with replace(workers, episodes=at_once).pool(workers=config.workers) as pool, progress_bar() as bar:
         rollout, trajectories = workers.rollout(policy, gate, pool), []
@@ -304,18 +303,13 @@ def run(config: Stage2Config) -> None:
     known = () if config.env == "robotwin" else tuple(policy.futures or ())
     imagination = config.imagination.resolved(tasks, known)
     lattice = config.lattice or lattice_beside(config.policy, imagination, tasks)
-    if config.imitate and lattice is None:
-        raise RunError(
-            f"there is no lattice to imitate: none was given with `--lattice`, and `{config.policy}` brings none for "
-            f"{imagination.name} imagination; play one with `eval.py lattice`."
-        )
     config = replace(
         config,
         tasks=tasks,
         scene=scene_of(config.scene, config.policy),
         imagination=imagination,
         lattice=lattice,
-        imitate=lattice is not None and config.gate.per_latent if config.imitate is None else config.imitate,
+        imitate=config.imitate if lattice is not None and config.gate.per_latent else 0,
     )
     digests = {"policy": policy.digest, "lattice": None if config.lattice is None else read_json(config.lattice)}
     same = identity_of(config, digests)
