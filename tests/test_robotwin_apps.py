@@ -109,11 +109,12 @@ def test_a_chunk_is_cut_where_the_policy_plans_again(policy, config, tmp_path):
         return shared(rows)
 
     variants = [Variant(name="shared", policy=policy, choose=counting)]
-    short = scenes(config, replan_after=2, protocol=OfficialProtocol(episodes=1))
+    short = scenes(config, replan_after=2, protocol=OfficialProtocol(episodes=3))
     evaluate_on_robotwin(variants, ["click_bell"], short, tmp_path / "records", on_task=lambda measured: None)
-    # Of 16 planned actions two are played, up to the limit of 20 or until the episode is solved.
-    assert len(plans) > 1
-    assert plans == list(range(0, 20, 2))[: len(plans)]
+    # Of 16 planned actions two are played, up to the limit of 20 or until an episode is solved.
+    assert plans.count(0) >= 3
+    assert 2 in plans
+    assert set(plans) <= set(range(0, 20, 2))
 
 
 # Tables

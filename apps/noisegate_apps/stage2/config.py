@@ -237,6 +237,11 @@ class Stage2Config:
             require_checkout(self.robotwin)
 
     @property
+    def imitates(self) -> bool:
+        """Whether the gate starts from a lattice."""
+        return bool(self.imitate) and self.lattice is not None and self.gate.per_latent
+
+    @property
     def calls_per_epoch(self) -> int:
         """Calls that the episodes of an epoch make for rollout workers."""
         members = self.members_per_call or self.group_size

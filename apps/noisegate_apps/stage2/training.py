@@ -156,7 +156,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     groups = group_source(config)
     state = TrainingState(folder.path / "state", {"gate": gate, "learner": learner, "groups": groups})
     done = state.resume()
-    begins = bool(config.imitate) and not done
+    begins = config.imitates and not done
     if done >= config.epochs and not begins:
         return gate
     accelerator = tracked(Accelerator(cpu=True), folder, resumed_at=done)
@@ -194,7 +194,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
             executor.set_weights(learner.updates, weights)
             collected = collect(config, groups, executor)
             batch = collate(collected.trajectories, device=policy.device)
-            if not learner.updates and not config.imitate:
+            if not learner.updates and not config.imitates:
                 hear(gate, batch)
             metrics = learner.update(batch)
             values = {name: value for name, value in asdict(metrics).items() if value is not None}
@@ -309,7 +309,6 @@ def run(config: Stage2Config) -> None:
         scene=scene_of(config.scene, config.policy),
         imagination=imagination,
         lattice=lattice,
-        imitate=config.imitate if lattice is not None and config.gate.per_latent else 0,
     )
     digests = {"policy": policy.digest, "lattice": None if config.lattice is None else read_json(config.lattice)}
     same = identity_of(config, digests)
