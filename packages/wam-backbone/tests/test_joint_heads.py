@@ -54,3 +54,23 @@ def test_tangents_pass_where_no_gradients_are_taken(rows, make_model, inputs):
     with torch.no_grad():
         _, tangent = torch.func.jvp(call, (actions,), (torch.ones_like(actions),))
     torch.testing.assert_close(tangent, expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_norms_with_constants_of_their_own_keep_them(make_model, inputs):
+    model = make_model()
+    for layer in model.layers:
+        layer.action.attn1.norm_k.eps = 1.0
+    found, expected = inputs.call(model), inputs.call(with_modules_called(model))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", BATCHES, ids=["one", "batch"])
+def test_blocks_compiled_by_themselves_write_nothing_in_place(rows, make_model, inputs):
+    model = make_model("joint")
+    expected = inputs.call(model, rows)
+    torch.compiler.reset()
+    model.compile_repeated_blocks(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(inputs.call(model, rows), expected, rtol=0, atol=1e-6)
+    torch.compiler.reset()

@@ -52,7 +52,8 @@ def head_weights(
     found = [product_of((attention.to_q, attention.to_k, attention.to_v)) for attention in attentions]
     products = [product for product in found if product is not None]
     sharded = any(isinstance(norm.weight, DTensor) for norm in norms)
-    if len(products) < len(found) or sharded or not all(is_plain(norm, nn.RMSNorm) for norm in norms):
+    unlike = sharded or len({norm.eps for norm in norms}) > 1  # one kernel normalises them all
+    if len(products) < len(found) or unlike or not all(is_plain(norm, nn.RMSNorm) for norm in norms):
         return nothing
     weights = torch.cat([norm.weight for norm in norms]).float().view(len(attentions), 2, 1, 1, -1)
     each = zip(products, weights.unbind(0), norms[::2], strict=True)
