@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from grpo_core import Decisions, RoundRobin, Trajectory, collate
+from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import write_json
-from noisegate_apps.stage2.config import Stage2Config
+from noisegate_apps.runs.folder import RunFolder
+from noisegate_apps.stage2 import training
+from noisegate_apps.stage2.config import GateSettings, Stage2Config
 from noisegate_apps.stage2.imitation import imitate, imitated
 from noisegate_apps.stage2.training import run
 from noisegate_gpn import GatingPolicyConfig, GatingPolicyNetwork
@@ -101,3 +104,21 @@ def test_stage_2_starts_from_the_lattice_beside_its_policy(tmp_path, capsys):
     assert "tasks-both.json` in 6 episodes" in " ".join(capsys.readouterr().err.split())
     gate = GatingPolicyNetwork.from_pretrained(tmp_path / "run" / "gate")
     assert gate.decision.weight.abs().max() > 1e-3  # zero before it has imitated anything
+
+
+def test_a_gate_imitates_once_and_what_it_has_heard_by_then_stays_the_measure(lattice, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(training, "start_from_lattice", lambda *_: done.append("imitated"))
+    monkeypatch.setattr(training, "hear", lambda *_: done.append("heard"))
+    options = {"tasks": ("lift_pot",), "group_size": 2, "episodes_per_epoch": 2, "workers": 0, "lattice": lattice}
+    for epochs in (1, 2):  # the second goes on where the first ended
+        config = Stage2Config(**options, epochs=epochs)
+        training.train(config, RunFolder(tmp_path), load_policy(config.policy))
+    assert done == ["imitated"]
+
+
+def test_a_gate_that_decides_something_else_imitates_nothing(lattice):
+    assert Stage2Config(lattice=lattice).imitates
+    assert not Stage2Config().imitates
+    assert not Stage2Config(lattice=lattice, imitate=0).imitates
+    assert not Stage2Config(lattice=lattice, gate=GateSettings(scales="chunk")).imitates

@@ -248,3 +248,16 @@ def test_stage_1_loses_as_many_words_as_it_is_told(root, codec, tmp_path_factory
     lost, words = (heard[0] != heard[1]).any(dim=2), heard[0].any(dim=2)
     assert 0.3 < lost[words].float().mean() < 0.7
     assert not lost[~words].any()
+
+
+def test_stage_1_takes_the_labels_that_it_is_told(root, codec, tmp_path_factory, monkeypatch):
+    (root / "slide_bolt").mkdir()
+    for seed in (3, 4, 5):
+        write_episode(episode_path(root / "slide_bolt", seed), replace(episode(16, seed), task="slide_bolt"))
+    folder, given = tmp_path_factory.mktemp("runs"), []
+    codec.save_pretrained(folder / "codec")
+    monkeypatch.setattr(training, "train", lambda *told: given.append(told[4]._without))
+    monkeypatch.setattr(training, "keep", lambda *_: None)
+    options = {"data": root, "codec": folder / "codec", "out": folder / "run", "batch_size": 4, "steps": 1}
+    training.run(Stage1Config(**options, scarce=("slide_bolt",), scarce_labelled=1))
+    assert given[0].tolist() == list(range(11 + 3 + 8 + 8, 11 + 3 + 8 + 3 * 8))
