@@ -34,7 +34,9 @@ class CollectJob:
 
 def collect_batch(config: CollectConfig, jobs: tuple[CollectJob, ...]) -> list[tuple[int, bool]]:
     """Record the jobs of one task in this process; returns each seed with whether its expert succeeded."""
-    env = TabletopEnv(TabletopConfig(task=jobs[0].task, scene=config.scene, image_size=config.image_size))
+    env = TabletopEnv(
+        TabletopConfig(task=jobs[0].task, scene=config.scene, phrases=config.phrases, image_size=config.image_size)
+    )
     results = []
     for job in jobs:
         episode = record(env, job.seed, noise=config.noise, frame_stride=config.frame_stride)
@@ -69,7 +71,7 @@ def run(config: CollectConfig) -> None:
 def collect_on_tabletop(config: CollectConfig) -> None:
     """Have the tabletop's experts play every scene."""
     console = Console()
-    identity = {name: getattr(config, name) for name in ("scene", "image_size", "frame_stride", "noise")}
+    identity = {name: getattr(config, name) for name in ("scene", "phrases", "image_size", "frame_stride", "noise")}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     solved = tried = 0
     with (

@@ -38,6 +38,9 @@ class CollectConfig:
     """Which scenes of the tabletop: `clean` varies poses alone."""
     first_seed: int = 0
     """Scene seed of the first episode; the others follow one by one. None may be an evaluation's."""
+    phrases: int | None = None
+    """On the tabletop: instructions are drawn from the first so many of each task's training phrases. All unless given;
+    with fewer, Stage 2 says things that demonstrations never did."""
     image_size: int = 64
     """Height and width of every camera of the tabletop (pixels); RoboTwin's are recorded as it renders them."""
     frame_stride: int = 2
@@ -48,7 +51,7 @@ class CollectConfig:
     """How many processes record; on RoboTwin, how many simulators."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "episodes", "frame_stride", "workers")
+        at_least(self, 1, "episodes", "phrases", "frame_stride", "workers")
         at_least(self, 8, "image_size")
         at_least(self, 0, "first_seed", "noise")
         known_tasks(self.env, self.tasks)

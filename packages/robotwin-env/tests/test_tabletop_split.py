@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,18 @@ def test_training_and_evaluation_share_no_phrase(task: Task) -> None:
     assert said["train"] == set(task.instructions.seen)
     assert said["eval"] == set(task.instructions.unseen)
     assert not said["train"] & said["eval"]
+
+
+def test_a_part_of_the_phrases_is_drawn_and_all_else_of_the_scene_stays() -> None:
+    """What demonstrations said can be recorded again after more ways of saying it were added."""
+    task = next(task for task in TASKS if task.name == "lift_pot")
+    env = TabletopEnv(TabletopConfig(task=task, phrases=4, cameras=()))
+    said = {seed: env.reset(seed=seed)[1]["instruction"] for seed in range(40)}
+    assert set(said.values()) == set(task.instructions.seen[:4])
+    whole, part = (sample_scene(task, 7, RANDOM, first_phrases=count) for count in (None, 4))
+    assert replace(whole, instruction=part.instruction) == part
+    with pytest.raises(ValueError, match="`phrases` is 0"):
+        TabletopConfig(phrases=0)
 
 
 def test_training_and_evaluation_share_no_texture() -> None:

@@ -29,6 +29,8 @@ class TabletopConfig:
     """Replaces what `scene` stands for."""
     split: Split = "train"
     """`train` and `eval` share no seed of a scene, no texture and no paraphrase; the other's seeds are refused."""
+    phrases: int | None = None
+    """Of a task's paraphrases of the split, draw instructions from the first so many, or all where it has fewer."""
     cameras: tuple[CameraName, ...] = CAMERAS
     """Images in the observation; `()` for none, which is fast."""
     modalities: tuple[Modality, ...] = ()
@@ -51,6 +53,8 @@ class TabletopConfig:
         _known("scene", self.scene, get_args(SceneName))
         _known("split", self.split, get_args(Split))
         _known("renderer", self.renderer, get_args(RendererName))
+        if self.phrases is not None and self.phrases < 1:
+            raise ValueError(f"`phrases` is {self.phrases}; it must be at least 1.")
         for camera in self.cameras:
             _known("camera", camera, CAMERAS)
         if len(set(self.cameras)) != len(self.cameras):

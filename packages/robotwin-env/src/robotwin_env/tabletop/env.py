@@ -74,7 +74,9 @@ class TabletopEnv(gymnasium.Env[Observation, Action]):
         super().reset(seed=seed)
         spread, instruction = _options(options)
         self._seed = draw_seed(split, self.np_random) if seed is None else seed
-        scene = sample_scene(self.task, self._seed, self.config.find_randomization(), split)
+        scene = sample_scene(
+            self.task, self._seed, self.config.find_randomization(), split, first_phrases=self.config.phrases
+        )
         if instruction is not None:
             scene = replace(scene, instruction=instruction)
         if self._world is not None:

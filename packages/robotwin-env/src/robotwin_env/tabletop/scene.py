@@ -88,11 +88,19 @@ class Scene:
     instruction: str
 
 
-def sample_scene(task: Task, seed: int, randomization: Randomization, split: Split = "train") -> Scene:
+def sample_scene(
+    task: Task,
+    seed: int,
+    randomization: Randomization,
+    split: Split = "train",
+    *,
+    first_phrases: int | None = None,
+) -> Scene:
     """Draw the scene of a seed.
 
     Poses, the instruction and each part of the looks come from separate streams of the seed and the task's name: the
-    objects of a seed stand at the same places in `clean` and `random` scenes, and in those of either split.
+    objects of a seed stand at the same places in `clean` and `random` scenes, and in those of either split. With
+    `first_phrases`, the instruction is one of so many of the task's.
     """
     poses, looks, words = streams(task.name, seed)[:3]
     of_objects, of_surfaces, of_textures, of_light, of_cameras, of_height, of_distractors = (
@@ -101,7 +109,7 @@ def sample_scene(task: Task, seed: int, randomization: Randomization, split: Spl
     objects = task.objects(np.random.default_rng(poses), Appearance(of_objects, randomization.colors))
     table_height = randomization.table_height * of_height.uniform(-1, 1)
     top, wall = _surfaces(of_surfaces, of_textures, randomization, TEXTURES[split])
-    texts = phrases(split, task)
+    texts = phrases(split, task)[:first_phrases]
     shadows = ShadowPlane(height=table_height, center=TABLE_CENTER, half=TABLE_HALF)
     return Scene(
         table=SceneObject(name="table", shapes=(top,), position=TABLE_CENTER, motion="fixed", friction=0.8),
