@@ -1,11 +1,20 @@
-"""How many processes run the tests."""
+"""How many processes run the tests, and where they keep what they compile."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# The tests start a hundred interpreters: where the surroundings forbid bytecode, each would compile torch again, for
+# three times as long as importing it takes. So that nothing is written beside sources all the same, it gets a folder.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is not None:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ.setdefault(
+        "PYTHONPYCACHEPREFIX", str(Path(__file__).parent / ".pytest_cache" / "bytecode")
+    )
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -261,3 +261,11 @@ def test_the_model_cards_are_those_of_the_weights(tmp_path, monkeypatch):
     assert cards.main(["--check"]) == 1
     assert cards.main([]) == 0
     assert "| learned | 50.0 [40.0, 60.0] | 80 |" in (folder / "README.md").read_text()
+
+
+def test_an_interpreter_that_a_test_starts_keeps_what_it_compiles():
+    """Each of a hundred would otherwise compile torch again."""
+    line = [sys.executable, "-c", "import sys; print(sys.dont_write_bytecode, sys.pycache_prefix)"]
+    told = subprocess.run(line, check=True, capture_output=True, text=True).stdout
+    assert told.split() == ["False", str(sys.pycache_prefix)]
+    assert not sys.dont_write_bytecode
