@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import resource
+from contextlib import suppress
 
 import h5py
 import numpy as np
@@ -140,6 +143,11 @@ DAMAGES = {
     "an empty phrasing, as RoboTwin writes without instructions": (store("instructions", '[""]'), "at least one"),
     "a phrasing of blanks": (store("instructions", '["press it", "  "]'), "at least one"),
     "a joint that is no number": (store("action/right_ee_joint_states", np.full((4, 1), np.nan, "f4")), "not finite"),
+    "a joint beyond any robot's": (store("state/left_arm_joint_states", np.full((4, 6), 1e30, "f4")), "1e\\+30"),
+    "a joint beyond float32": (store("state/left_arm_joint_states", np.full((4, 6), 1e300)), "too large for float32"),
+    "half of an emoji": (store("instructions", '["press \\ud83d"]'), "no UTF-8 text"),
+    "JSON without end": (store("instructions", "[" * 100_000), "not JSON"),
+    "a task's name of another system": (attribute("task", b"t\xe2che"), "`task` holds"),
     "a rate of nothing": (attribute("steps_per_second", 0.0), "steps_per_second"),
     "a rate in letters": (attribute("steps_per_second", "fast"), "steps_per_second"),
     "no steps": (empty_tables, "no steps"),
@@ -232,7 +240,7 @@ RAW_DAMAGES = {
         store("observation/head_camera/rgb", jpegs([encode_frame(frame(size=size)) for size in [(8, 8), (8, 4)] * 2])),
         "8x4",
     ),
-    "a table of letters": (store("joint_action/vector", np.full((4, 14), b"x")), "must be of kind f"),
+    "a table of letters": (store("joint_action/vector", np.full((4, 14), b"x")), "must hold floating-point"),
 }
 
 
@@ -275,6 +283,30 @@ def test_an_hdf5_file_of_something_else_is_refused_with_what_it_holds(path):
         file["weights"] = np.zeros(3)
     with pytest.raises(EpisodeFormatError, match=r"\['weights'\]"):
         read_episode(path)
+
+
+def test_a_pipe_is_not_waited_for(path):
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(EpisodeFormatError, match="no file, but a folder, pipe"):
+        read_episode(path)
+
+
+def test_a_refusal_of_the_system_is_not_the_files_fault(path):
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(least, 256), most))
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(path.open("rb"))
+        with pytest.raises(EpisodeFormatError, match=r"Too many open files.*`ulimit -n`"):
+            read_episode(path)
+    finally:
+        for file in held:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+    assert read_episode(path).steps == 4
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):

@@ -296,3 +296,55 @@ def test_an_index_that_lies_beside_read_only_data_is_used(shared, monkeypatch):
     assert as_nobody(lambda: str(EpisodeIndex.open(data).statistics.action.count)) == "5"
     raw_episode(data / "task", 1)  # now it is out of date, and no other place is left
     assert "name a folder for its index with `cache`" in as_nobody(lambda: str(len(EpisodeIndex.open(data))))
+
+
+def test_a_user_without_a_home_or_a_temporary_folder_is_told_to_name_a_cache(shared, monkeypatch):
+    data = shared / "data"
+    raw_episode(data / "task")
+    (data / ".index").write_text("a file where the index should be")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(data / ".index"))
+
+    def nobody_has_no_home(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", classmethod(nobody_has_no_home))
+    with pytest.raises(EpisodeError, match="name a folder for its index with `cache`"):
+        EpisodeIndex.open(data)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    assert len(EpisodeIndex.open(data)) == 1
+    assert (shared / "robotwin-env").is_dir()
+
+
+@pytest.mark.parametrize("noted", [b"\xff\xfe", "²".encode(), b"9" * 5000, b"-1", b""])
+def test_a_note_of_seeds_that_says_nothing_is_no_seed(tmp_path, noted):
+    raw_episode(tmp_path / "task")
+    (tmp_path / "task" / "seed.txt").write_bytes(noted)
+    assert EpisodeIndex.open(tmp_path).entries[0].seed is None
+
+
+def test_an_episode_that_has_gone_is_named(tmp_path):
+    path = raw_episode(tmp_path / "task")
+    index = EpisodeIndex.open(tmp_path)
+    path.unlink()
+    with pytest.raises(EpisodeFormatError, match=f"{path.name} has gone since it was indexed"):
+        index.frames(0, "head", [0])
+
+
+def test_instructions_may_begin_with_a_byte_order_mark(tmp_path):
+    path = raw_episode(tmp_path / "task")
+    beside = path.parent.parent / "instructions" / f"{path.stem}.json"
+    beside.write_bytes(b"\xef\xbb\xbf" + beside.read_bytes())
+    assert EpisodeIndex.open(tmp_path).instructions(0)
+
+
+def test_episodes_that_are_there_twice_are_told(tmp_path, caplog):
+    raw_episode(tmp_path / "task", 0, frames=[jpeg(RED)] * 6)
+    raw_episode(tmp_path / "task", 1)
+    EpisodeIndex.open(tmp_path)
+    assert not caplog.records
+    shutil.copytree(tmp_path / "task", tmp_path / "task copy")
+    EpisodeIndex.open(tmp_path)
+    (record,) = caplog.records
+    assert "2 of 4 episodes are there twice" in record.getMessage()
+    assert "task/data/episode0.hdf5 and" in record.getMessage()

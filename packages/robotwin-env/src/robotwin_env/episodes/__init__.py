@@ -2,7 +2,7 @@
 
 from ..conventions import CameraMatrices
 from . import _installed as _installed
-from .catalogue import CameraEntry, EpisodeEntry
+from .catalogue import CameraEntry, EpisodeEntry, warn_of_copies
 from .episode import Episode
 from .file import EpisodeFile, beside, episode_files, episode_path, read_episode, write_episode
 from .index import EpisodeIndex
@@ -37,6 +37,7 @@ __all__ = [
     "episode_path",
     "open_episodes",
     "read_episode",
+    "warn_of_copies",
     "write_episode",
     "write_lerobot",
 ]

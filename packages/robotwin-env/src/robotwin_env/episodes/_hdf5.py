@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ T = TypeVar("T")
 _H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
 """What h5py raises on damaged bytes, depending on where they lie."""
 
+_KINDS = {"f": "floating-point numbers", "i": "integers", "S": "byte strings, a JPEG each", "OS": "text"}
+"""What the numpy kinds of a dataset mean to whoever wrote it."""
+
 MAX_ROWS = 1_000_000
 """No dataset of an episode has more rows; guards against sizes that a damaged header claims."""
 
@@ -30,6 +34,8 @@ class Source:
         self.path = path
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; `episode_files` lists the episodes of a folder.")
+        if not path.is_file():  # a pipe would be waited for without end
+            raise self.fail("no file, but a folder, pipe or device; an episode is an HDF5 file.")
         try:
             self.file = h5py.File(path, "r")
         except BlockingIOError as error:
@@ -38,6 +44,11 @@ class Source:
                 "not support locks: set the environment variable `HDF5_USE_FILE_LOCKING=FALSE`."
             ) from error
         except _H5_ERRORS as error:
+            if isinstance(error, OSError) and error.errno:  # the system refused, which says nothing of the file
+                raise self.fail(
+                    f"cannot be opened ({os.strerror(error.errno)}); check the rights to read it, the disk, and "
+                    "`ulimit -n`."
+                ) from error
             raise self.fail(
                 f"not a readable HDF5 file, or cut off ({error}); record or copy the episode again."
             ) from error
@@ -90,7 +101,7 @@ class Source:
             if found.external or found.is_virtual:
                 raise self.fail(f"`{place}` keeps its data in another file; an episode holds its own data.")
             if found.dtype.kind not in kinds:
-                raise self.fail(f"`{place}` has type {found.dtype}; it must be of kind {kinds}.")
+                raise self.fail(f"`{place}` has type {found.dtype}; it must hold {_KINDS.get(kinds, 'numbers')}.")
             if found.shape is None or (dimensions is not None and found.ndim != dimensions):
                 raise self.fail(f"`{place}` has shape {found.shape}; it must have {dimensions} dimensions.")
             if found.ndim and found.shape[0] > MAX_ROWS:
@@ -99,11 +110,11 @@ class Source:
 
     def table(self, place: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """An array of finite numbers, `(rows, *shape)`."""
-        values = self.numbers(place, "f", 1 + len(shape)).astype(np.float32)
+        values = _narrowed(self.numbers(place, "f", 1 + len(shape)))
         if values.shape[1:] != shape:
             raise self.fail(f"`{place}` has shape {values.shape}; it must be (rows, {', '.join(map(str, shape))}).")
         if not np.isfinite(values).all():
-            raise self.fail(f"`{place}` holds values that are not finite; drop the episode.")
+            raise self.fail(f"`{place}` holds values that are not finite, or too large for float32; drop the episode.")
         return values
 
     def rows(self, place: str, width: int | None) -> NDArray[np.float32]:
@@ -111,9 +122,9 @@ class Source:
         dataset = self.dataset(place, "f", 1 if width is None else 2)
         if width is not None and dataset.shape[1] != width:
             raise self.fail(f"`{place}` has shape {dataset.shape}; it must be (steps, {width}).")
-        values = self._read(dataset, place).astype(np.float32)
+        values = _narrowed(self._read(dataset, place))
         if not np.isfinite(values).all():
-            raise self.fail(f"`{place}` holds values that are not finite; drop the episode.")
+            raise self.fail(f"`{place}` holds values that are not finite, or too large for float32; drop the episode.")
         return values
 
     def numbers(self, place: str, kinds: str = "fiub", dimensions: int | None = None) -> NDArray[np.generic]:
@@ -146,7 +157,7 @@ class Source:
         """The strings of a JSON list of at least one."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise self.fail(f"{where} is not JSON ({error}).") from error
         if (
             not isinstance(values, list)
@@ -186,3 +197,8 @@ class Source:
     def _read(self, dataset: h5py.Dataset, place: str) -> NDArray[np.generic]:
         with self.guard(f"`{place}`"):
             return np.asarray(dataset[()])
+
+
+def _narrowed(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused
+        return values.astype(np.float32)

@@ -142,6 +142,7 @@ def build_catalogue(root: Path, cache: Path, on_file: Callable[[int, int], None]
         tables.append(kept.table)
         if on_file is not None:
             on_file(place + 1, len(paths))
+    warn_of_copies({str(root / entry.path): entry.digest for entry in entries})
     digest = blake2b(digest_size=16)
     for entry in entries:
         digest.update(f"{entry.path}\n{entry.digest}\n".encode())
@@ -150,6 +151,23 @@ def build_catalogue(root: Path, cache: Path, on_file: Callable[[int, int], None]
         _log.info("indexed %s: %d episodes, %d of them read", root, len(entries), fresh)
         _store(cache, catalogue, tables)
     return catalogue
+
+
+def warn_of_copies(digests: Mapping[str, str]) -> None:
+    """Warn of episodes that are there twice: they count twice in training, and may lie on both sides of a split.
+
+    Args:
+        digests: Name of each episode to the digest of its content.
+    """
+    first: dict[str, str] = {}
+    copies = [(name, first[digest]) for name, digest in digests.items() if first.setdefault(digest, name) != name]
+    if copies:
+        _log.warning(
+            "%d of %d episodes are there twice, such as %s and %s; remove the copies, or each counts twice",
+            len(copies),
+            len(digests),
+            *reversed(copies[0]),
+        )
 
 
 def read_entry(root: Path, path: Path, tasks: frozenset[str]) -> ReadEpisode:
@@ -225,8 +243,9 @@ def _listed_seed(path: Path) -> int | None:
     if not listed.is_file():
         return None
     number = int(re.sub(r"\D", "", path.stem))
-    seeds = listed.read_text(encoding="utf-8").split()
-    return int(seeds[number]) if number < len(seeds) and seeds[number].isdigit() else None
+    seeds = listed.read_text(encoding="utf-8", errors="replace").split()
+    noted = seeds[number] if number < len(seeds) else ""
+    return int(noted) if re.fullmatch(r"[0-9]{1,18}", noted) else None
 
 
 def load_tables(cache: Path, catalogue: Catalogue) -> Tables:
@@ -292,7 +311,7 @@ def _load(cache: Path) -> Mapping[str, _Known]:
         }
     except FileNotFoundError:
         return {}
-    except (EpisodeError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (EpisodeError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         _log.warning("the index at %s is damaged (%s) and is built again", path, error)
         return {}
 

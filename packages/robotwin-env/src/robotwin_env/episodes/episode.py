@@ -14,6 +14,8 @@ from ..errors import EpisodeError
 
 ACTION_SIZE = 14
 """Left arm 6 joints (rad), left gripper (0 closed, 1 open), right arm 6 joints, right gripper."""
+LARGEST = 1e4
+"""No state or action is larger (rad, or 0 to 1): statistics over such a number would drown all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,10 +57,18 @@ class Episode:
     def __post_init__(self) -> None:
         _check_array("states", self.states, np.float32, (None, ACTION_SIZE))
         _check_array("actions", self.actions, np.float32, (self.steps, ACTION_SIZE))
+        for name, joints in (("states", self.states), ("actions", self.actions)):
+            if np.abs(joints).max(initial=0.0) > LARGEST:
+                raise EpisodeError(
+                    f"`{name}` holds {np.abs(joints).max():.4g}; joints are in rad, none beyond {LARGEST:g}, and "
+                    "grippers from 0 to 1: the file is damaged or of another unit, so drop or convert it."
+                )
         if self.steps == 0:
             raise EpisodeError("`states` has no steps; an episode has at least one.")
         if not self.instructions or not all(phrase.strip() for phrase in self.instructions):
             raise EpisodeError(f"`instructions` is {self.instructions!r}; it needs at least one phrasing, none empty.")
+        for name, text in (("task", self.task or ""), *(("instructions", phrase) for phrase in self.instructions)):
+            _check_text(name, text)
         if self.frequency is not None and self.frequency < 1:
             raise EpisodeError(f"`frequency` is {self.frequency}; it must be 1 Hz or more.")
         if self.steps_per_second is not None and not 0 < self.steps_per_second < math.inf:
@@ -122,3 +132,12 @@ def _check_frame_steps(frame_steps: NDArray[np.int32], steps: int) -> None:
 def _check_name(field_name: str, name: str) -> None:
     if not name or "/" in name or name.startswith("."):
         raise EpisodeError(f"`{field_name}` has the name {name!r}; a name has no `/` and does not start with a dot.")
+
+
+def _check_text(field_name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EpisodeError(
+            f"`{field_name}` holds {text[:80]!a}, which is no UTF-8 text ({error.reason}); write it anew."
+        ) from None

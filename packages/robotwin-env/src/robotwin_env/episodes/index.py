@@ -9,7 +9,8 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -26,21 +27,33 @@ from .statistics import ColumnStatistics, EpisodeStatistics
 
 _log = logging.getLogger(__name__)
 
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+"""No right to write, or something that is no folder in its place."""
 
 
 def _cache_of(root: Path) -> Path:
     """A folder of this user's for the index of a folder of episodes that cannot be written."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    name = blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    for folder in (Path(home), Path(tempfile.gettempdir())):
-        kept = folder / "robotwin-env" / f"index-{name}"
+    name = blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
+    for place in _users_places():
+        kept = place / "robotwin-env" / f"index-{name}"
         try:
             kept.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=kept):  # rights do not tell, nor who made it
+                return kept
         except OSError:
             continue
-        return kept
-    raise EpisodeError(f"{root} cannot be written, nor {home}; name a folder for its index with `cache`.")
+    raise EpisodeError(
+        f"{root} cannot be written, nor this user's cache or temporary folder; name a folder for its index with "
+        "`cache`."
+    )
+
+
+def _users_places() -> Iterator[Path]:
+    """Where this user may keep files; a user of a container may have no home, a full machine no temporary folder."""
+    with suppress(RuntimeError):
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    with suppress(OSError):
+        yield Path(tempfile.gettempdir())
 
 
 class EpisodeIndex:
@@ -225,7 +238,12 @@ class OpenFiles:
         if path in opened.sources:
             opened.sources.move_to_end(path)
             return opened.sources[path]
-        source = Source(path)
+        try:
+            source = Source(path)
+        except FileNotFoundError as error:
+            raise EpisodeFormatError(
+                f"{path} has gone since it was indexed; bring it back, or open the set of episodes again."
+            ) from error
         status = path.stat()
         if (status.st_size, status.st_mtime_ns) != (size, modified_ns):
             source.file.close()

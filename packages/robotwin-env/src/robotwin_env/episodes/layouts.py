@@ -291,7 +291,7 @@ def _instructions(source: Source) -> tuple[str, ...]:
     if not path.is_file():
         raise source.fail(f"no instructions lie beside it; RoboTwin writes them to {path}.")
     try:
-        seen = json.loads(path.read_text(encoding="utf-8"))["seen"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        seen = json.loads(path.read_text(encoding="utf-8").removeprefix("\N{BOM}"))["seen"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise source.fail(f'{path} is not RoboTwin\'s `{{"seen": [...], "unseen": [...]}}` ({error!r}).') from error
     return source.parse_texts(json.dumps(seen), f"`seen` of {path}")
