@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wam_backbone.errors import CheckpointError, ConfigurationError
 from wam_backbone.training import TrainingCheckpoints, optimizer_tensors
@@ -108,6 +109,24 @@ def test_a_damaged_state_is_refused_by_name(tensors, tmp_path):
     part.write_bytes(part.read_bytes()[:-3])
     with pytest.raises(CheckpointError, match="part-00000"):
         checkpoints.load(10, tensors)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"parts": 1}'])
+def test_a_damaged_manifest_is_named(content, tensors, tmp_path):
+    checkpoints = TrainingCheckpoints(tmp_path)
+    checkpoints.save(3, tensors)
+    (tmp_path / "step-00000003" / "manifest.json").write_text(content)
+    for take_up in (lambda: checkpoints.read(3), lambda: checkpoints.load(3, tensors)):
+        with pytest.raises(CheckpointError, match=r"step-00000003/manifest\.json` is damaged"):
+            take_up()
+
+
+def test_a_part_that_another_program_wrote_is_named(tensors, tmp_path):
+    checkpoints = TrainingCheckpoints(tmp_path)
+    checkpoints.save(3, tensors)
+    save_file({"other": torch.zeros(1)}, tmp_path / "step-00000003" / "part-00000.safetensors")
+    with pytest.raises(CheckpointError, match=r"part-00000\.safetensors` cannot be read"):
+        checkpoints.read(3)
 
 
 def test_an_optimizer_goes_on_as_if_it_had_not_stopped(tmp_path):

@@ -1,10 +1,11 @@
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from wam_backbone import ConvCodec, WanCodec
-from wam_backbone.errors import ConfigurationError, ShapeError
+from wam_backbone.errors import ConfigurationError, ShapeError, WeightsError
 
 
 @pytest.fixture
@@ -141,6 +142,45 @@ def test_saving_and_loading_keeps_weights_and_statistics(codec, frames, tmp_path
         assert torch.equal(loaded.decode(codec.encode(frames)), codec.decode(codec.encode(frames)))
 
 
+def drop_one(tensors):
+    return {name: tensor for name, tensor in tensors.items() if name != "to_first.bias"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "no complete checkpoint"),
+        (lambda file: file.write_bytes(file.read_bytes()[:1000]), "cut short"),
+        (lambda file: save_file(drop_one(load_file(file)), file), "missing: `to_first.bias`"),
+        (lambda file: save_file(load_file(file) | {"other": torch.zeros(1)}, file), "unexpected: `other`"),
+        (lambda file: file.with_name("config.json").write_text("{"), "config.json` is no JSON"),
+        (lambda file: file.with_name("config.json").unlink(), "config.json` does not exist"),
+        (lambda file: file.with_name(f"{file.name}.index.json").write_text("{}"), "has no `weight_map`"),
+    ],
+)
+def test_a_damaged_codec_is_named(damage, message, codec, tmp_path):
+    codec.save_pretrained(tmp_path)
+    damage(tmp_path / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(WeightsError, match=message) as caught:
+        ConvCodec.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_damaged_autoencoder_of_wan_is_named(wan_codec, tmp_path):
+    wan_codec.autoencoder.save_pretrained(tmp_path / "vae")
+    file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="cut short"):
+        WanCodec.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_codec_keeps_the_precision_that_is_stored(dtype, codec, tmp_path):
+    codec.to(dtype).save_pretrained(tmp_path)
+    assert ConvCodec.from_pretrained(tmp_path).dtype == dtype
+    assert ConvCodec.from_pretrained(tmp_path, torch_dtype=torch.float32).dtype == torch.float32
+
+
 def test_wans_codec_is_found_in_a_hub_cache_by_revision(wan_codec, frames, tmp_path):
     repository = tmp_path / "models--someone--Wan"
     (repository / "refs").mkdir(parents=True)
@@ -149,7 +189,7 @@ def test_wans_codec_is_found_in_a_hub_cache_by_revision(wan_codec, frames, tmp_p
     options = {"cache_dir": tmp_path, "local_files_only": True}
     loaded = WanCodec.from_pretrained("someone/Wan", revision="v2", device="cpu", token="t", **options)
     assert torch.equal(loaded.encode(frames), wan_codec.encode(frames))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(WeightsError, match="the hub gave no such repository"):
         WanCodec.from_pretrained("someone/Wan", revision="v3", **options)
 
 

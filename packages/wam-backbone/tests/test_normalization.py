@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -71,8 +72,10 @@ def test_statistics_come_back_from_disk_exactly(limit, with_states, values, tmp_
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"center": (0.0, 1.0), "scale": (1.0,)}, "`center` has 2 numbers"),
-        ({"center": (0.0,), "scale": (0.0,)}, "positive scale"),
+        ({"center": (0.0, 1.0), "scale": (1.0,)}, r"`center` is \(0\.0, 1\.0\) and `scale` \(1\.0,\)"),
+        ({"center": (0.0,), "scale": (0.0,)}, "scales above 0"),
+        ({"center": (0.0,), "scale": (math.inf,)}, "finite numbers"),
+        ({"center": (math.nan,), "scale": (1.0,)}, "finite numbers"),
         ({"center": (0.0,), "scale": (1.0,), "limit": 0.0}, "`limit` is 0.0"),
     ],
 )

@@ -93,7 +93,7 @@ def test_what_a_models_sampling_names_is_found_beside_it_or_in_a_wan_folder(pipe
 
     (tmp_path / "wan" / "vae").mkdir(parents=True)
     loaded.model.sampling = replace(SAMPLING, codec=str(tmp_path / "wan"))
-    with pytest.raises(OSError, match="vae"):
+    with pytest.raises(WeightsError, match=r"vae/config\.json` does not exist"):
         WorldActionPipeline.around(loaded.model, tmp_path)
 
 
@@ -178,3 +178,17 @@ def test_what_does_not_say_how_it_is_sampled_is_refused(pipeline, make_model, tm
             WorldActionModel.from_pretrained(tmp_path)
     with pytest.raises(ConfigurationError, match="must contain"):
         replace(SAMPLING, template="no place")
+
+
+def test_a_codec_that_has_gone_is_named_by_its_folder(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / "codec").rename(tmp_path / "elsewhere")
+    with pytest.raises(WeightsError, match=rf"`{tmp_path}/codec` does not exist"):
+        WorldActionPipeline.from_pretrained(tmp_path)
+
+
+def test_statistics_of_another_robot_are_refused_before_anything_is_planned(pipeline):
+    short = Normalizer(center=(0.0,) * 5, scale=(1.0,) * 5)
+    pipeline.model.statistics = replace(STATISTICS, states=short)
+    with pytest.raises(ConfigurationError, match="7 action and 5 state numbers; the model has 7 and 6"):
+        WorldActionPipeline(pipeline.model, pipeline.codec, pipeline.text)

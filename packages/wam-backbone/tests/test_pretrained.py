@@ -277,6 +277,39 @@ def test_a_folder_without_configuration_or_of_another_model_is_refused(diffusers
         WorldActionModel.from_wan(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", ["{}", '{"weig', "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "[" * 100_000]
+)
+def test_an_index_that_lists_no_files_is_named(content, make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"diffusion_pytorch_model\.safetensors\.index\.json`"):
+        WorldActionModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{", '{"num_layers": "two"}'])
+def test_a_configuration_that_describes_no_model_is_named(content, make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"config\.json`"):
+        WorldActionModel.from_pretrained(tmp_path)
+
+
+def test_weights_in_whole_numbers_are_refused(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"action_proj_out.bias": torch.zeros(7, dtype=torch.int8)}, file)
+    with pytest.raises(WeightsError, match=r"`action_proj_out\.bias` is stored as torch\.int8"):
+        WorldActionModel.from_pretrained(tmp_path)
+
+
+def test_a_hub_that_cannot_be_reached_is_no_missing_file(tmp_path):
+    with pytest.raises(WeightsError, match=r"`someone/nothing` is no folder here, and the hub gave no such repository"):
+        WorldActionModel.from_wan("someone/nothing", local_files_only=True, cache_dir=tmp_path)
+
+
 def test_full_size_wan_fits_by_name_and_shape():
     with torch.device("meta"):
         wan = WanTransformer3DModel(

@@ -118,7 +118,7 @@ class TrainingCheckpoints:
                 with safe_open(path, framework="pt") as file:
                     for name, start in json.loads(file.metadata()[_STARTS]).items():
                         missing[name] -= self._copy_rows(file, name, start, tensors[name])
-            except (SafetensorError, OSError) as error:
+            except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
                 raise CheckpointError(
                     f"`{path}` cannot be read ({error}); remove `{folder}` to start again."
                 ) from error
@@ -143,7 +143,7 @@ class TrainingCheckpoints:
                 with safe_open(path, framework="pt") as file:
                     for name, start in json.loads(file.metadata()[_STARTS]).items():
                         pieces[name].append((start, file.get_tensor(name)))
-            except (SafetensorError, OSError) as error:
+            except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
                 raise CheckpointError(
                     f"`{path}` cannot be read ({error}); remove `{folder}` to start again."
                 ) from error
@@ -160,7 +160,13 @@ class TrainingCheckpoints:
         folder = self._whole().get(step)
         if folder is None:
             raise CheckpointError(f"`{self._folder}` has no state of step {step}, only of {self.steps()}.")
-        return folder, json.loads((folder / _MANIFEST).read_text())
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            return folder, {name: manifest[name] for name in ("parts", "shapes", "values")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"`{folder / _MANIFEST}` is damaged ({error!r}); remove `{folder}` to start again."
+            ) from error
 
     def _copy_rows(self, file: safe_open, name: str, start: int, tensor: Tensor) -> int:
         """Copy the rows that a part and this process have in common and return how many."""

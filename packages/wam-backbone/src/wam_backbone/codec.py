@@ -12,8 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wam_backbone._diffusers import AutoencoderKLWan, DiffusersModel, linear, register_to_config
-from wam_backbone.errors import ConfigurationError, ShapeError
-from wam_backbone.weights import Hub, checkpoint_folder
+from wam_backbone.errors import ConfigurationError, ShapeError, WeightsError
+from wam_backbone.weights import (
+    Hub,
+    check_fit,
+    checkpoint_folder,
+    floats,
+    locate,
+    read_object,
+    safetensors_in,
+    shapes_of,
+)
 
 FRAMES_PER_LATENT = 4
 """Camera frames behind one predicted latent; the observation latent holds a single frame."""
@@ -95,10 +104,12 @@ class WanCodec(nn.Module):
             local_files_only: Look for a hub id in the local cache only.
 
         Raises:
-            WeightsError: `source` is neither a folder nor a hub id.
+            WeightsError: `source` is neither a folder nor a hub id, or a file is missing or damaged.
         """
         hub = Hub(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         folder = checkpoint_folder(source, subfolder, hub)
+        read_object(folder / "config.json")
+        safetensors_in(folder)  # diffusers' own words for what is damaged name no file
         return cls(AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch_dtype).to(device or "cpu"))
 
     @torch.no_grad()
@@ -179,6 +190,44 @@ class ConvCodec(DiffusersModel):
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(latent_channels))
         self.register_buffer("std", torch.ones(latent_channels))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        *,
+        subfolder: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            pretrained_model_name_or_path: Folder or hub id.
+            subfolder: Folder of the codec below that.
+            torch_dtype: Of the codec; None keeps what is stored.
+            local_files_only: Look for a hub id in the local cache only.
+
+        Raises:
+            WeightsError: A file is missing or damaged, or does not fit the configuration.
+        """
+        patterns = [f"{subfolder}/{kind}" if subfolder else kind for kind in ("*.json", "*.safetensors")]
+        folder = locate(pretrained_model_name_or_path, patterns, Hub(local_files_only=local_files_only))
+        folder /= subfolder or ""
+        stored = safetensors_in(folder)
+        try:
+            codec = cls.from_config(read_object(folder / "config.json"))
+        except TypeError as error:
+            raise WeightsError(f"`{folder / 'config.json'}` describes no codec ({error}); restore it.") from error
+        check_fit(
+            shapes_of(codec),
+            {name: tensor.shape for name, tensor in stored.items()},
+            target=f"the configuration in `{folder}`",
+            advice="load the folder as `save_pretrained` wrote it.",
+        )
+        read = {name: floats(name, tensor) for name, tensor in stored.items()}
+        codec.load_state_dict({name: t.to(torch_dtype or t.dtype, copy=True) for name, t in read.items()}, assign=True)
+        return codec.eval()
 
     def encode(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
         """Normalised latents of `1 + 4 F` frames in [-1, 1].

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -37,7 +38,7 @@ class Normalizer:
     """`(x - center) / scale` for each number of an action or a state.
 
     Raises:
-        ConfigurationError: Sizes differ, or a scale or the limit is not above 0.
+        ConfigurationError: Sizes differ, a number is not finite, or a scale or the limit is not above 0.
     """
 
     center: tuple[float, ...]
@@ -48,9 +49,10 @@ class Normalizer:
     """Normalised values are clamped to plus and minus this; None lets outliers through."""
 
     def __post_init__(self) -> None:
-        if len(self.center) != len(self.scale) or not all(scale > 0 for scale in self.scale):
+        fitting = len(self.center) == len(self.scale) and all(0 < scale < math.inf for scale in self.scale)
+        if not fitting or not all(map(math.isfinite, self.center)):
             raise ConfigurationError(
-                f"`center` has {len(self.center)} numbers and `scale` is {self.scale}; give one positive scale each."
+                f"`center` is {self.center} and `scale` {self.scale}; give as many finite numbers each, scales above 0."
             )
         if self.limit is not None and not self.limit > 0:
             raise ConfigurationError(f"`limit` is {self.limit}; it must be above 0, or None.")

@@ -111,6 +111,8 @@ class WorldActionPipeline:
         own = folder / sampling.codec
         if own.is_dir() and not (own / "vae").is_dir():
             codec = ConvCodec.from_pretrained(own, torch_dtype=torch_dtype).to(model.device).eval()
+        elif not own.exists() and (sampling.codec.startswith(".") or "/" not in sampling.codec):
+            raise WeightsError(f"`{own}` does not exist: the model's codec; bring it back, or save the pipeline again.")
         else:
             codec = WanCodec.from_pretrained(sampling.codec, torch_dtype=torch_dtype, device=model.device, **options)
         if sampling.text == "hash":
@@ -372,4 +374,5 @@ def _sampling_of(model: WorldActionModel) -> Sampling:
         raise ConfigurationError(
             "the model lacks `sampling` or `statistics`; set both, as they were in training, and save it again."
         )
+    model.check_statistics()
     return model.sampling

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from wam_backbone._diffusers import DiffusersAdapterModel
 from wam_backbone.action_index import ActionIndex
-from wam_backbone.errors import AdapterError, ConfigurationError
+from wam_backbone.errors import AdapterError, ConfigurationError, WeightsError
 from wam_backbone.initialisation import draw_missing, initialise_head
 from wam_backbone.normalization import STATISTICS_FILE, Scaling, Statistics
 from wam_backbone.sampling import SAMPLING_FILE, Sampling
@@ -31,6 +31,7 @@ from wam_backbone.weights import (
     one_device,
     open_fastwam,
     open_wan,
+    read_object,
     safetensors_in,
     shapes_of,
 )
@@ -176,7 +177,7 @@ class PretrainedModel(DiffusersAdapterModel):
         fill(model, found.tensors, torch_dtype, device)
         if statistics is not None:
             model.statistics = Statistics.load_fastwam(Path(statistics), scaling)
-            model._check_statistics()
+            model.check_statistics()
         return model.to(device).eval()
 
     @classmethod
@@ -214,7 +215,11 @@ class PretrainedModel(DiffusersAdapterModel):
         folder = locate(pretrained_model_name_or_path, patterns, hub) / (subfolder or "")
         stored = safetensors_in(folder)
         # A folder that does not name `action_index` was written before tokens carried their number.
-        model = cls._empty({"action_index": ActionIndex.NONE.value} | cls.load_config(folder))
+        config = read_object(folder / "config.json")
+        try:
+            model = cls._empty({"action_index": ActionIndex.NONE.value} | config)
+        except TypeError as error:
+            raise WeightsError(f"`{folder / 'config.json'}` describes no model ({error}); restore it.") from error
         check_fit(
             shapes_of(model),
             {name: tensor.shape for name, tensor in stored.items()},
@@ -258,7 +263,7 @@ class PretrainedModel(DiffusersAdapterModel):
             )
         if not safe_serialization or variant is not None:
             raise ConfigurationError("weights are saved as safetensors without variants; leave both arguments alone.")
-        self._check_statistics()
+        self.check_statistics()
         folder = Path(save_directory)
         if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
             weights = whole(dict(self.named_parameters()))
@@ -326,7 +331,12 @@ class PretrainedModel(DiffusersAdapterModel):
         with torch.device("meta"):
             return cls.from_config(config)
 
-    def _check_statistics(self) -> None:
+    def check_statistics(self) -> None:
+        """Refuse statistics of another size than the model.
+
+        Raises:
+            ConfigurationError: They are of other numbers of actions or states.
+        """
         if self.statistics is None:
             return
         states = self.statistics.states

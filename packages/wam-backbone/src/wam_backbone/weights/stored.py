@@ -60,15 +60,15 @@ def locate(source: str | PathLike[str], hub_files: list[str], hub: Hub) -> Path:
         hub: Which copy of it; a folder is what it is.
 
     Raises:
-        WeightsError: `source` is neither.
+        WeightsError: `source` is neither, or the hub cannot be reached.
     """
     folder = Path(source)
     if folder.is_dir():
         return folder
     if not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise WeightsError(f"`{source}` is neither a folder nor a hub id like `Wan-AI/Wan2.2-TI2V-5B-Diffusers`.")
-    return Path(
-        snapshot_download(
+    try:
+        fetched = snapshot_download(
             source,
             allow_patterns=hub_files,
             revision=hub.revision,
@@ -76,7 +76,13 @@ def locate(source: str | PathLike[str], hub_files: list[str], hub: Hub) -> Path:
             cache_dir=None if hub.cache_dir is None else Path(hub.cache_dir),
             local_files_only=hub.local_files_only,
         )
-    )
+    except (OSError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise WeightsError(
+            f"`{source}` is no folder here, and the hub gave no such repository ({told}); check the name and the "
+            "network, or download it elsewhere and pass its folder."
+        ) from error
+    return Path(fetched)
 
 
 def safetensors_in(folder: Path) -> dict[str, StoredTensor]:
@@ -90,7 +96,7 @@ def safetensors_in(folder: Path) -> dict[str, StoredTensor]:
     """
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if len(indices) == 1:
-        listed = json.loads(indices[0].read_text())["weight_map"]
+        listed = _listed(indices[0])
         files = sorted({folder / file for file in listed.values()})
     else:
         listed, files = {}, _without_variants(sorted(folder.glob("*.safetensors")))
@@ -111,6 +117,34 @@ def safetensors_in(folder: Path) -> dict[str, StoredTensor]:
             f"the shards of `{folder}` lack {_shorten(lost)}, which their index lists; download it again."
         )
     return {name: tensors[stored] for stored, name in unwrapped(tensors).items()}
+
+
+def _listed(index: Path) -> dict[str, str]:
+    """Tensors that an index lists, and the shard of each."""
+    listed = read_object(index).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
+        raise WeightsError(
+            f"`{index}` has no `weight_map` from tensors to files; download it again, or remove it where one file "
+            "holds all weights."
+        )
+    return listed
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        WeightsError: The file is missing, cut short, or holds something else.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"`{file}` does not exist; download or save the whole folder.") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"`{file}` is no JSON ({error}); it may be cut short: download it again.") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"`{file}` holds a {type(found).__name__}, no JSON object; download it again.")
+    return found
 
 
 def check_fit(
@@ -174,10 +208,25 @@ def fill(
     keeps the stored dtype.
     """
     for name, stored in weights.items():
-        read = stored.read()
+        read = floats(name, stored)
         values = read.to(device or read.device, dtype or read.dtype, copy=True)
         owner, _, leaf = name.rpartition(".")
         module.get_submodule(owner).register_parameter(leaf, nn.Parameter(values))
+
+
+def floats(name: str, stored: StoredTensor) -> Tensor:
+    """Read a tensor of weights.
+
+    Raises:
+        WeightsError: It is not of floating-point numbers.
+    """
+    read = stored.read()
+    if not read.is_floating_point():
+        raise WeightsError(
+            f"`{name}` is stored as {read.dtype}; floating-point weights are needed: restore them where they were "
+            "quantised."
+        )
+    return read
 
 
 def _without_variants(files: list[Path]) -> list[Path]:
@@ -189,7 +238,7 @@ def _without_variants(files: list[Path]) -> list[Path]:
 def _stored(file: Path) -> dict[str, StoredTensor]:
     try:
         reader: Any = safe_open(file, framework="pt")  # untyped
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise WeightsError(f"`{file}` cannot be read ({error}); it may be cut short: download it again.") from error
     return {
         name: StoredTensor(tuple(reader.get_slice(name).get_shape()), partial(reader.get_tensor, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from wam_backbone.errors import WeightsError
 from wam_backbone.weights.names import diffusers_name, is_original, is_video, unwrapped, video_name
-from wam_backbone.weights.stored import Hub, StoredTensor, check_fit, locate, safetensors_in, shapes_of
+from wam_backbone.weights.stored import Hub, StoredTensor, check_fit, locate, read_object, safetensors_in, shapes_of
 
 SIZES_ADVICE = (
     "build the model with the checkpoint's sizes: `latent_channels`, `num_layers`, `num_heads`, `head_dim`, "
@@ -124,7 +123,7 @@ def wan_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
-    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    config = read_object(file) if file.is_file() else {}
     if "attention_head_dim" not in config and not {"dim", "num_heads"} <= config.keys():
         problem = "names no size of a head" if file.is_file() else "does not exist"
         raise WeightsError(
