@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from grpo_core.errors import SourceError
+from noisegate_apps.evaluation.variants import variant_of
+from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.runs.endings import ending_in_one_line
+from noisegate_apps.runs.errors import RunError
 from noisegate_apps.stage1.config import Stage1Config
 from noisegate_gpn.errors import ConfigError
 from robotwin_env.episodes import Episode, episode_path, write_episode
@@ -111,8 +117,6 @@ def test_an_out_that_no_run_can_have_is_refused(app, tmp_path, name):
 
 
 def test_checkpoints_are_found_from_another_working_directory(tmp_path):
-    import subprocess
-
     line = "from noisegate_apps.stage2.config import Stage2Config; Stage2Config().check(); print('found')"
     done = subprocess.run([sys.executable, "-c", line], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "found\n", done.stderr
@@ -156,6 +160,48 @@ def test_weights_that_are_not_finite_are_the_policys_fault(app, policy, tmp_path
     done = app("stage2", *arguments, "--out", tmp_path / "run", status=1)
     in_one_line(done, "the policy's weights are not finite in ['action_proj_out.weight']")
     assert not (tmp_path / "run").exists()
+
+
+def changed(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def poisoned(file):
+    tensors = load_file(file)
+    first = min(tensors)
+    save_file(tensors | {first: torch.full_like(tensors[first], float("nan"))}, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "policy.json").write_text("[]"), r"policy\.json` holds a list"),
+        (lambda folder: (folder / "policy.json").write_text("{}"), r"policy\.json` has no `states`"),
+        (lambda folder: changed(folder / "policy.json", unheard=1), r"policy\.json` does not describe.*unheard"),
+        (lambda folder: changed(folder / "policy.json", action_steps="16"), r"policy\.json` does not describe"),
+        (
+            lambda folder: changed(folder / "policy.json", states={"center": [0] * 14, "scale": [float("inf")] * 14}),
+            r"policy\.json` does not describe a policy .*finite",
+        ),
+        (lambda folder: (folder / "futures.safetensors").write_text("{"), r"futures\.safetensors` cannot be read"),
+        (lambda folder: shutil.rmtree(folder / "codec"), r"codec` does not exist"),
+        (
+            lambda folder: poisoned(folder / "codec" / "diffusion_pytorch_model.safetensors"),
+            "the weights of the policy's codec are not finite",
+        ),
+    ],
+)
+def test_a_damaged_part_of_a_policy_is_named(damage, message, policy):
+    damage(policy)
+    with pytest.raises((RunError, WamError), match=message):
+        load_policy(policy, device="cpu")
+
+
+def test_a_gate_that_is_not_finite_is_named(tmp_path):
+    shutil.copytree(ROOT / "checkpoints" / "tabletop-gate", tmp_path / "gate")
+    poisoned(tmp_path / "gate" / "model.safetensors")
+    with pytest.raises(RunError, match=r"the weights of the gate `.*gate` are not finite"):
+        variant_of("learned", load_policy(POLICY, device="cpu"), gate=tmp_path / "gate")
 
 
 def episode(number, rate=25.0):
@@ -245,3 +291,26 @@ def test_a_bug_keeps_its_traceback():
 def test_a_full_disk_is_one_line():
     with pytest.raises(SystemExit, match=r"error: .*No space left"), ending_in_one_line():
         raise OSError(28, "No space left on device", "runs/state")
+
+
+def test_what_a_library_says_of_the_machine_is_one_line():
+    with pytest.raises(SystemExit, match=r"^error: it looks like\s?the file is gone$"), ending_in_one_line():
+        raise OSError("it looks like\nthe file is gone")
+
+
+def test_a_reader_that_has_seen_enough_ends_a_run_without_a_word():
+    line = (
+        "from noisegate_apps.runs.endings import ending_in_one_line\n"
+        "with ending_in_one_line():\n    for _ in range(100_000): print('result')\n"
+    )
+    piped = f"'{sys.executable}' -c \"{line}\" | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGPIPE, "result\n", "")
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_no_run():
+    line = "from noisegate_apps.runs.endings import *\nwith ending_in_one_line(): print('r\\udce9sum\\xe9')"
+    done = subprocess.run(
+        [sys.executable, "-c", line], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stdout) == (0, "r\\udce9sum\\xe9\n"), done.stderr

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import derived
 from robotwin_env.episodes import Episode, episode_path, write_episode
 
@@ -77,3 +79,16 @@ def test_stage_1_keeps_what_it_derives_elsewhere(app, data, tmp_path):
 def test_a_folder_that_may_be_written_keeps_it_itself(data, tmp_path):
     assert derived(tmp_path) == tmp_path
     assert tmp_path / "cache" in derived(data).parents
+
+
+def test_without_a_home_the_temporary_folder_serves_and_without_both_a_cache_is_asked_for(data, tmp_path, monkeypatch):
+    def nobody_has_no_home(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", classmethod(nobody_has_no_home))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert derived(data).parent == tmp_path / "noisegate"
+    monkeypatch.setattr(tempfile, "tempdir", str(data))
+    with pytest.raises(RunError, match="set `XDG_CACHE_HOME`"):
+        derived(data)

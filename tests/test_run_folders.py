@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import sys
 import pytest
 
 from noisegate_apps.runs.errors import RunError
+from noisegate_apps.runs.files import read_json
 from noisegate_apps.runs.folder import FolderOptions, RunFolder, claimed, refuse
 from noisegate_apps.runs.owner import LOCK
 
@@ -139,3 +141,44 @@ def test_a_folder_without_git_says_that_the_commit_is_unknown(tmp_path, monkeypa
     begin(tmp_path / "run")
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (record["commit"], record["dirty"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "last", [b'{"step": 2, "los', b"\0" * 40, b"\xff\xfe", b"3\n", b'{"loss": 1}\n', b'{"step": null}\n']
+)
+def test_what_a_crash_left_in_the_metrics_ends_them(tmp_path, last):
+    run = RunFolder(tmp_path)
+    run.log(1, {"loss": 1.0})
+    with run.metrics.open("ab") as file:
+        file.write(last)
+    run.forget_after(2)
+    run.log(2, {"loss": 0.5})
+    assert [line["step"] for line in run.history()] == [1, 2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"app": "stage2"}', '{"app": "stage2", "config": 3}'])
+def test_a_damaged_record_is_named_and_not_taken_for_another_run(tmp_path, content):
+    begin(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match=r"config\.json`.* damaged"):
+        begin(tmp_path)
+
+
+def test_a_clock_that_was_set_back_counts_no_hours(tmp_path):
+    begin(tmp_path)
+    os.utime(tmp_path / "config.json", (4e9, 4e9))
+    assert RunFolder(tmp_path).hours == 0
+
+
+def test_a_folder_that_links_to_nothing_is_refused(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(RunError, match="unmounted`, which is gone"):
+        begin(tmp_path / "run")
+
+
+def test_what_a_record_lacks_is_named_wherever_it_is_asked_for(tmp_path):
+    (tmp_path / "lattice.json").write_text('{"ceiling": {"best": {}}}')
+    record = pickle.loads(pickle.dumps(read_json(tmp_path / "lattice.json")))
+    assert record == {"ceiling": {"best": {}}}
+    with pytest.raises(RunError, match=r"lattice\.json` has no `best_by_task`"):
+        record["ceiling"]["best_by_task"]

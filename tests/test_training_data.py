@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from noisegate_apps.data.batches import with_lost_words
 from noisegate_apps.data.demonstrations import load_demonstrations, windows_of
@@ -105,6 +106,42 @@ def test_a_changed_file_is_read_again(root, demonstrations):
     again = load_demonstrations(root)
     assert again.instructions[1] == "do 7"
     assert again.fingerprint != demonstrations.fingerprint
+
+
+@pytest.mark.parametrize("pack", [b"", b"{", save({"frames": torch.zeros(1)}, {"structure": "[]"})])
+def test_a_damaged_pack_is_made_again(root, demonstrations, pack):
+    (packed,) = (root / ".packed").iterdir()
+    packed.write_bytes(pack)
+    assert torch.equal(load_demonstrations(root).frames, demonstrations.frames)
+    assert packed.stat().st_size > 1000
+
+
+def test_arrays_that_are_no_positions_in_every_frame_are_left_aside(root):
+    whole = episode(6, 1)
+    others = {"camera": np.zeros((9, 7)), "weight": np.float32(1.0).reshape(()), "flat": np.zeros((4, 2))}
+    write_episode(episode_path(root / "lift_pot", 1), replace(whole, extra={**whole.extra, **others}))
+    assert set(load_demonstrations(root).object_positions) == {"lift_pot/pot"}
+
+
+def test_episodes_that_cannot_be_laid_end_to_end_are_named(root):
+    small = {name: pictures[:, :16, :16] for name, pictures in episode(6, 1).images.items()}
+    write_episode(episode_path(root / "lift_pot", 1), replace(episode(6, 1), images=small))
+    with pytest.raises(RunError, match=r"48x32 in `.*episode_0000000\.hdf5` and 24x16 in `.*episode_0000001\.hdf5`"):
+        load_demonstrations(root)
+    flat = {name: pictures[:, :, :16] for name, pictures in episode(6, 1).images.items()}
+    write_episode(episode_path(root / "lift_pot", 1), replace(episode(6, 1), images=flat))
+    with pytest.raises(RunError, match=r"episode_0000001\.hdf5`: camera pictures .* must be square"):
+        load_demonstrations(root)
+    write_episode(episode_path(root / "lift_pot", 1), episode(6, 1, stride=3))
+    with pytest.raises(RunError, match=r"\[2, 3\] steps apart \(2 in `.*0\.hdf5`, 3 in `.*1\.hdf5`\)"):
+        load_demonstrations(root)
+
+
+def test_demonstrations_that_are_there_twice_are_told(root, caplog):
+    write_episode(episode_path(root / "lift_pot", 7), episode(6, 1))
+    assert load_demonstrations(root).episodes == 4
+    (record,) = caplog.records
+    assert "1 of 4 episodes are there twice" in record.getMessage()
 
 
 @pytest.mark.parametrize(

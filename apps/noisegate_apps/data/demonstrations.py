@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from hashlib import blake2b
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
@@ -21,8 +22,9 @@ from noisegate_apps.data.pack import read_pack, write_pack
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import derived
 from noisegate_apps.runs.processes import worker_processes
-from robotwin_env.episodes import Episode, EpisodeFile, beside, check_rates, episode_files
+from robotwin_env.episodes import Episode, EpisodeFile, beside, check_rates, episode_files, warn_of_copies
 from wam_backbone.cameras import CAMERAS, tile
+from wam_backbone.errors import ShapeError
 
 FRAMES_PER_LATENT = 4
 """Wan's temporal compression: one latent for the first frame, then one for every four."""
@@ -90,12 +92,15 @@ def load_demonstrations(
     fingerprint = _fingerprint(root, paths, (frame_stride, picture_size))
     packed = derived(root) / ".packed" / f"{fingerprint}.safetensors"
     if packed.exists():
-        return Demonstrations(**read_pack(packed), fingerprint=fingerprint)
+        with suppress(RunError, TypeError):  # damaged: it is made again
+            return Demonstrations(**read_pack(packed), fingerprint=fingerprint)
     read = partial(_read, frame_stride=frame_stride, picture_size=picture_size)
     with worker_processes(workers) if workers > 1 else nullcontext() as pool:
         found = map(read, paths) if pool is None else pool.map(read, paths, chunksize=32)
         episodes = list(track(found, description="reading demonstrations", total=len(paths)))
     check_rates({str(path): read.episode.steps_per_second or 0.0 for path, read in zip(paths, episodes, strict=True)})
+    warn_of_copies({str(path): read.digest for path, read in zip(paths, episodes, strict=True)})
+    _check_alike(paths, episodes)
     demonstrations = _join(episodes, fingerprint)
     parts = [field.name for field in fields(demonstrations) if field.name != "fingerprint"]
     write_pack(packed, {name: getattr(demonstrations, name) for name in parts})
@@ -110,6 +115,14 @@ class _Read(NamedTuple):
     steps: tuple[int, ...]
     """Step that each frame shows the moment before."""
 
+    @property
+    def digest(self) -> str:
+        """Of its content."""
+        digest = blake2b(repr((self.episode.task, self.episode.instructions)).encode(), digest_size=8)
+        for array in (self.episode.states, self.episode.actions, self.frames[[0, -1]]):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
 
 def _read(path: Path, frame_stride: int | None, picture_size: tuple[int, int] | None) -> _Read:
     """Read one episode; only the frames that are kept are decoded."""
@@ -121,7 +134,11 @@ def _read(path: Path, frame_stride: int | None, picture_size: tuple[int, int] | 
             images = {camera: scaled(pictures, picture_size) for camera, pictures in images.items()}
         extra = file.read(()).extra if whole else {}
         bare = replace(file.header, images={}, extra=extra)
-        return _Read(bare, tile(images).numpy(), tuple(file.frame_steps[kept].tolist()))
+        try:
+            frames = tile(images).numpy()
+        except ShapeError as error:
+            raise RunError(f"`{path}`: {error}") from error
+        return _Read(bare, frames, tuple(file.frame_steps[kept].tolist()))
 
 
 def scaled(
@@ -146,18 +163,32 @@ def _fingerprint(root: Path, paths: Sequence[Path], changes: tuple[int | None, t
     return digest.hexdigest()
 
 
-def _join(found: Sequence[_Read], fingerprint: str) -> Demonstrations:
-    strides = {stride for read in found for stride in np.diff(read.steps).tolist()}
+def _check_alike(paths: Sequence[Path], found: Sequence[_Read]) -> None:
+    """Refuse episodes that cannot be laid end to end: frames that differ in size, or in the steps between them."""
+    strides: dict[int, Path] = {}
+    sizes: dict[tuple[int, ...], Path] = {}
+    for path, read in zip(paths, found, strict=True):
+        strides |= {stride: path for stride in np.diff(read.steps).tolist() if stride not in strides}
+        sizes.setdefault(read.frames.shape[1:3], path)
     if len(strides) != 1:
-        raise RunError(f"frames are {sorted(strides)} steps apart; one constant stride is needed.")
+        listed = ", ".join(f"{stride} in `{path}`" for stride, path in sorted(strides.items())) or "in no episode two"
+        raise RunError(f"frames are {sorted(strides)} steps apart ({listed}); one constant stride is needed.")
+    if len(sizes) > 1:
+        listed = " and ".join(f"{rows}x{columns} in `{path}`" for (rows, columns), path in sizes.items())
+        raise RunError(f"pictures side by side are {listed} (rows x columns); train on one size, from one folder each.")
+
+
+def _join(found: Sequence[_Read], fingerprint: str) -> Demonstrations:
+    stride = int(np.diff(next(read.steps for read in found if len(read.steps) > 1))[0])
     episodes = [read.episode for read in found]
     frame_counts = [len(read.frames) for read in found]
-    names = sorted({f"{episode.task}/{name}" for episode in episodes for name in episode.extra})
+    poses = [_poses(read) for read in found]
+    names = sorted({f"{read.episode.task}/{name}" for read, own in zip(found, poses, strict=True) for name in own})
     positions = {name: torch.full((sum(frame_counts), 3), torch.nan) for name in names}
     start = 0
-    for episode, count in zip(episodes, frame_counts, strict=True):
-        for name, poses in episode.extra.items():
-            positions[f"{episode.task}/{name}"][start : start + count] = torch.from_numpy(poses[:, :3])
+    for episode, own, count in zip(episodes, poses, frame_counts, strict=True):
+        for name, rows in own.items():
+            positions[f"{episode.task}/{name}"][start : start + count] = torch.from_numpy(rows[:, :3])
         start += count
     return Demonstrations(
         frames=torch.from_numpy(np.concatenate([read.frames for read in found])),
@@ -169,9 +200,19 @@ def _join(found: Sequence[_Read], fingerprint: str) -> Demonstrations:
         tasks=tuple(episode.task or "" for episode in episodes),
         success=tuple(episode.success is not False for episode in episodes),
         object_positions=positions,
-        frame_stride=strides.pop(),
+        frame_stride=stride,
         fingerprint=fingerprint,
     )
+
+
+def _poses(read: _Read) -> dict[str, NDArray[np.generic]]:
+    """Of what an episode holds besides, where objects are: a row for each frame, a position first."""
+    frames = len(read.frames)
+    return {
+        name: rows
+        for name, rows in read.episode.extra.items()
+        if rows.ndim == 2 and len(rows) == frames and rows.shape[1] >= 3
+    }
 
 
 def _starts(counts: Sequence[int]) -> Int[Tensor, " counts_plus_one"]:

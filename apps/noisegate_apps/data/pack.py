@@ -32,6 +32,6 @@ def read_pack(path: Path) -> State:
         with safe_open(path, framework="pt") as file:
             structure = json.loads((file.metadata() or {})["structure"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        return nested(structure, tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"`{path}` cannot be read ({error}); remove it, and it is made again.") from error
-    return nested(structure, tensors)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from noisegate_apps.evaluation.lattice import fixed
 from noisegate_apps.evaluation.schedules import BY_NAME, LearnedRow
 from noisegate_apps.evaluation.tabletop import Variant
-from noisegate_apps.policy.world import WorldPolicy
+from noisegate_apps.policy.world import WorldPolicy, refuse_broken
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.stage2.gate import Row, learned
 from noisegate_gpn import GatingPolicyNetwork
@@ -46,6 +46,7 @@ def scheduled(name: str, policy: WorldPolicy, *, gate: Path | None) -> Scheduled
     if gate is None:
         raise RunError(f"the schedule `{name}` needs `--gate FOLDER`.")
     network = GatingPolicyNetwork.from_pretrained(row.folder(gate)).to(policy.device)
+    refuse_broken(network, f"the weights of the gate `{row.folder(gate)}`")
     return Scheduled(policy, learned(network, policy), weights_digest(network))
 
 

@@ -6,20 +6,26 @@ codec and text encoder names their repository there instead of holding them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import file_digest
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from noisegate_apps.play.imagination import Futures
 from noisegate_apps.policy.wan import wan_policy
 from noisegate_apps.policy.world import PolicySettings, WorldPolicy
 from noisegate_apps.runs.command_line import require
 from noisegate_apps.runs.devices import DeviceName, device_of
+from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import JsonValue, read_json, write_json
 from wam_backbone import ConvCodec, Normalizer, Statistics, WorldActionModel, WorldActionPipeline
 from wam_backbone.data import digest_of, folder_digest
+from wam_backbone.errors import ConfigurationError
 from wam_backbone.sampling import Sampling
 from wam_backbone.weights import checkpoint_folder
 
@@ -44,18 +50,39 @@ def load_policy(folder: str | Path, *, steps: int | None = None, device: DeviceN
     place = device_of(device)
     if "wan" in record:
         return wan_policy(folder, record, steps=steps, device=place, digest=files_digest(folder, record))
-    normalizers = {
-        name: Normalizer(center=tuple(record[name]["center"]), scale=tuple(record[name]["scale"]))
-        for name in ("states", "actions")
-    }
-    settings = PolicySettings(**{**record, **normalizers})
+    settings = _settings(folder / "policy.json", record)
     if steps is not None:
         settings = replace(settings, denoising_steps=steps)
     backbone = WorldActionModel.from_pretrained(folder / "backbone", device_map=place)
-    prepare(backbone, settings)
+    with _described(folder / "policy.json"):
+        prepare(backbone, settings)
     pipeline = WorldActionPipeline.around(backbone, folder / "backbone")
-    futures = load_file(folder / FUTURES) if (folder / FUTURES).exists() else None
-    return WorldPolicy(pipeline, settings, futures=futures, digest=files_digest(folder, record))
+    return WorldPolicy(pipeline, settings, futures=_futures(folder / FUTURES), digest=files_digest(folder, record))
+
+
+def _settings(file: Path, record: JsonValue) -> PolicySettings:
+    with _described(file):
+        normalizers = {
+            name: Normalizer(center=tuple(record[name]["center"]), scale=tuple(record[name]["scale"]))
+            for name in ("states", "actions")
+        }
+        return PolicySettings(**{**record, **normalizers})
+
+
+@contextmanager
+def _described(file: Path) -> Iterator[None]:
+    """Lay what cannot be made of a description on its file."""
+    try:
+        yield
+    except (TypeError, ConfigurationError) as error:
+        raise RunError(f"`{file}` does not describe a policy ({error}); restore it as Stage 1 left it.") from error
+
+
+def _futures(file: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(file) if file.exists() else None
+    except SafetensorError as error:
+        raise RunError(f"`{file}` cannot be read ({error}); restore it as Stage 1 left it.") from error
 
 
 def prepare(backbone: WorldActionModel, settings: PolicySettings) -> None:

@@ -95,7 +95,9 @@ class WorldPolicy:
         futures: Futures | None = None,
         digest: str | None = None,
     ) -> None:
-        refuse_broken(pipeline.model)
+        refuse_broken(pipeline.model, "the policy's weights")
+        if isinstance(pipeline.codec, nn.Module):
+            refuse_broken(pipeline.codec, "the weights of the policy's codec")
         pipeline.model.requires_grad_(False)
         self.pipeline = pipeline
         self.settings = settings
@@ -213,15 +215,19 @@ class WorldPolicy:
         return to_pictures(self.pipeline.codec.decode(latents)[0])
 
 
-def refuse_broken(model: nn.Module) -> None:
+def refuse_broken(model: nn.Module, what: str) -> None:
     """Refuse a model that cannot plan: its training diverged, or its file was damaged.
+
+    Args:
+        model: Any part of a policy.
+        what: Its weights, in words.
 
     Raises:
         RunError: If a weight is NaN or infinite.
     """
-    broken = [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]
+    broken = [name for name, weight in model.state_dict().items() if not bool(weight.isfinite().all())]
     if broken:
         raise RunError(
-            f"the policy's weights are not finite in {broken[:3]}{' ...' if len(broken) > 3 else ''}: its training "
+            f"{what} are not finite in {broken[:3]}{' ...' if len(broken) > 3 else ''}: its training "
             "diverged; take an earlier checkpoint, or train with a lower learning rate."
         )

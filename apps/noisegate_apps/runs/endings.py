@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from noisegate_apps.runs.errors import RunError
@@ -20,8 +22,11 @@ BASES = {
 }
 """Module to the base of all errors that its package words; they are not imported for it, since that loads torch."""
 
-SURROUNDINGS = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
-"""What the machine refuses: rights, space, or a file where a folder is needed."""
+SURROUNDINGS = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE,
+    errno.ENAMETOOLONG, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ESTALE,
+}  # fmt: skip
+"""What the machine refuses: rights, space, files at once, or a file where a folder is needed."""
 
 CUT = "\nTraceback (most recent call last)"
 """Where the message of an error from another process goes on to where it was raised."""
@@ -35,8 +40,11 @@ class Terminated(KeyboardInterrupt):
 def ending_in_one_line() -> Iterator[None]:
     """Turn what the packages refuse and what interrupts into one line on stderr and an exit status.
 
-    The status is 1 for what was refused, 128 and the signal's number for Ctrl-C and SIGTERM.
+    The status is 1 for what was refused, 128 and the signal's number for Ctrl-C, SIGTERM and a reader that has gone.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else a name that the terminal cannot show would end a run
+            stream.reconfigure(errors="backslashreplace")
     main = threading.current_thread() is threading.main_thread()  # elsewhere no handler can be set
     earlier = signal.signal(signal.SIGTERM, _terminate) if main else None
     try:
@@ -47,10 +55,14 @@ def ending_in_one_line() -> Iterator[None]:
         sys.exit(128 + number)
     except worded() as error:
         sys.exit(f"error: {' '.join(str(error).split(CUT)[0].split())}")
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno not in SURROUNDINGS:
+        if error.errno is not None and error.errno not in SURROUNDINGS:
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")  # without a number, a library's words
     finally:
         if main:
             signal.signal(signal.SIGTERM, earlier)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 from noisegate_apps.runs.errors import RunError
@@ -29,13 +31,35 @@ def derived(data: Path) -> Path:
 
     Whether a folder may be written is tried, since rights do not tell: a disk may be mounted for reading.
     """
+    if _writable(data):
+        return data
+    name = blake2b(os.fsencode(data.resolve()), digest_size=8).hexdigest()
+    for place in _users_places():
+        kept = place / "noisegate" / name
+        if _writable(kept, make=True):
+            return kept
+    raise RunError(
+        f"`{data}` cannot be written, nor this user's cache or temporary folder; set `XDG_CACHE_HOME` to a folder that "
+        "can."
+    )
+
+
+def _writable(folder: Path, *, make: bool = False) -> bool:
     try:
-        with TemporaryFile(dir=data):
-            return data
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return True
     except OSError:
-        pass
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "noisegate" / blake2b(str(data.resolve()).encode(), digest_size=8).hexdigest()
+        return False
+
+
+def _users_places() -> Iterator[Path]:
+    """Where this user may keep files; a user of a container may have no home, a full machine no temporary folder."""
+    with suppress(RuntimeError):
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    with suppress(OSError):
+        yield Path(gettempdir())
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -54,16 +78,33 @@ def write_json(path: Path, value: JsonValue) -> None:
     write_text_atomically(path, json.dumps(plain(value), indent=2, sort_keys=True) + "\n")
 
 
+class Record(dict[str, JsonValue]):
+    """A JSON object that names its file where something is asked for that it lacks."""
+
+    def __init__(self, pairs: Iterable[tuple[str, JsonValue]], file: Path) -> None:
+        super().__init__(pairs)
+        self.file = file
+
+    def __missing__(self, name: str) -> JsonValue:
+        raise RunError(f"`{self.file}` has no `{name}`; it was damaged or belongs elsewhere: restore it or remove it.")
+
+    def __reduce__(self) -> tuple[type[Record], tuple[list[tuple[str, JsonValue]], Path]]:
+        return Record, (list(self.items()), self.file)
+
+
 def read_json(path: Path) -> JsonValue:
-    """Read a JSON file.
+    """Read a JSON file that holds an object.
 
     Raises:
-        RunError: If it holds something else, for example because it was cut off.
+        RunError: If it holds something else, for example because it was cut off; later, too, if a name is missing.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: Record(pairs, path))
+    except (ValueError, RecursionError) as error:
         raise RunError(f"`{path}` is not JSON ({error}); it was damaged: restore it or remove it.") from error
+    if not isinstance(found, Record):
+        raise RunError(f"`{path}` holds a {type(found).__name__}, no object; it was damaged: restore it or remove it.")
+    return found
 
 
 def plain(value: object) -> JsonValue:

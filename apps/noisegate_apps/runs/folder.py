@@ -47,7 +47,7 @@ class RunFolder:
     @property
     def hours(self) -> float:
         """Hours since the run began, interruptions included."""
-        return (time.time() - (self.path / CONFIG).stat().st_mtime) / 3600
+        return max(0.0, time.time() - (self.path / CONFIG).stat().st_mtime) / 3600  # clocks may be set back
 
     @property
     def metrics(self) -> Path:
@@ -67,14 +67,17 @@ class RunFolder:
         write_text_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def history(self) -> Iterator[dict[str, float]]:
-        """Yield the metrics written so far; a line cut off by a kill ends them."""
+        """Yield the metrics written so far; a line cut off or filled by a crash ends them."""
         if not self.metrics.exists():
             return
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                yield json.loads(line)
+                found = json.loads(line)
             except json.JSONDecodeError:
                 return
+            if not isinstance(found, dict) or not isinstance(found.get("step"), int | float):
+                return
+            yield found
 
 
 @contextmanager
@@ -119,7 +122,10 @@ def claimed(
                 write_json(held, {"app": app, "config": plain(config), "identity": identity, **provenance()})
             else:
                 earlier = read_json(held)
-                _compare(path, earlier.get("identity", earlier["config"]), plain(identity))
+                there = earlier.get("identity", earlier["config"])
+                if not isinstance(there, dict):
+                    raise RunError(f"`{held}` was damaged: restore it, or start anew with `--overwrite`.")
+                _compare(path, there, plain(identity))
             try:
                 yield RunFolder(path)
             except BaseException:
@@ -139,6 +145,10 @@ def refuse(path: Path, app: str, options: FolderOptions) -> None:
     Raises:
         RunError: If it is no folder, holds another app's run or what no run left, or another process owns it.
     """
+    if path.is_symlink() and not path.exists():
+        raise RunError(
+            f"`{path}` is a link to `{path.readlink()}`, which is gone; bring it back or give another folder."
+        )
     if not path.exists():
         return
     if not path.is_dir():
