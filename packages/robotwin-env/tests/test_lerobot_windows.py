@@ -23,9 +23,11 @@ from robotwin_env.episodes import (
     write_episode,
     write_lerobot,
 )
+from robotwin_env.episodes.lerobot import CAMERA_KEYS
 from robotwin_env.errors import EpisodeError, EpisodeFormatError, MissingPackageError, WindowIndexError
 
-pytest.importorskip("pyarrow")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("av")
 
 LAYOUT = WindowLayout(cameras=("head", "left_wrist"), future_frames=2, frame_stride=2, action_steps=4)
@@ -165,6 +167,86 @@ def edit(root, change):
     info = json.loads((root / "meta" / "info.json").read_text())
     change(info)
     (root / "meta" / "info.json").write_text(json.dumps(info))
+
+
+def column(place, name, values):
+    def change(root):
+        file = next(root.glob(place))
+        table = parquet.read_table(file)
+        others = table.remove_column(table.column_names.index(name))
+        parquet.write_table(others if values is None else others.append_column(name, values(table[name])), file)
+
+    return change
+
+
+def each(change):
+    return lambda found: pyarrow.array([change(value) for value in found.to_pylist()])
+
+
+def info(**changes):
+    def change(root):
+        path = root / "meta" / "info.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+ROWS, LISTED = "data/*/*.parquet", "meta/episodes/*/*.parquet"
+RAGGED = lambda found: pyarrow.array([[0.0] * 13, [0.0] * 15, *found.to_pylist()[2:]])  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (column(ROWS, "action", RAGGED), "`action` does not hold 14 finite numbers"),
+        (column(ROWS, "action", each(lambda row: [1e30] * 14)), "`action` does not hold 14 finite numbers"),
+        (column(ROWS, "action", each(lambda row: ["one"] * 14)), "`action` does not hold 14 finite numbers"),
+        (column(ROWS, "action", each(lambda row: 1.0)), "`action` does not hold 14 finite numbers"),
+        (column(LISTED, "length", None), "`meta` does not describe a whole LeRobot data set.*length"),
+        (column(LISTED, "data/chunk_index", each(lambda _: None)), "`meta` does not describe"),
+        (column(LISTED, "episode_index", each(lambda _: 0)), "lists episode 0 a second time"),
+        (info(data_path="data/{shard}"), "`meta` does not describe.*shard"),
+        (info(features={"observation.state": 3, "action": 3}), "`meta` does not describe"),
+        (lambda root: (root / "meta/robotwin_env.json").write_text("[]"), "`meta` does not describe"),
+        (
+            lambda root: (root / "meta/robotwin_env.json").write_text('{"steps_per_second": NaN}'),
+            "nan steps per second",
+        ),
+        (
+            lambda root: (root / "meta/robotwin_env.json").write_text(
+                '{"episodes": {"0": {"instructions": ["half \\ud83d"]}}}'
+            ),
+            "no UTF-8 text",
+        ),
+    ],
+)
+def test_a_damaged_data_set_is_refused_by_name(tmp_path, change, told):
+    root = write_lerobot(tmp_path / "set", [episode(0, 3), episode(1, 3)], pictures="png")
+    change(root)
+    with pytest.raises(EpisodeError, match=told) as caught:
+        LeRobotIndex.open(root)
+    assert str(root) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [pyarrow.float64(), pyarrow.float16(), pyarrow.int64()])
+def test_numbers_may_be_of_any_type(tmp_path, kind):
+    root = write_lerobot(tmp_path / "set", [episode(0, 3)], pictures="png")
+    expected = LeRobotIndex.open(root).actions
+    column(ROWS, "action", lambda found: found.cast(pyarrow.list_(kind)))(root)
+    assert np.array_equal(LeRobotIndex.open(root).actions, expected)
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"), [(lambda cell: None, "does not decode"), (lambda cell: {"path": "a.png"}, "does not decode")]
+)
+def test_a_picture_that_is_not_there_is_refused_by_name(tmp_path, cell, told):
+    root = write_lerobot(tmp_path / "set", [episode(0, 3)], pictures="png")
+    stored = column(ROWS, CAMERA_KEYS["head"], each(lambda cell: cell["bytes"]))
+    stored(root)
+    assert LeRobotIndex.open(root).frames(0, "head", [1]).shape == (1, 24, 32, 3)
+    column(ROWS, CAMERA_KEYS["head"], each(cell))(root)
+    with pytest.raises(EpisodeFormatError, match=f"row 1 {told}"):
+        LeRobotIndex.open(root).frames(0, "head", [1])
 
 
 def test_a_video_that_is_cut_off_is_refused_by_name(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import EpisodeFormatError
 from ..optional import required
@@ -50,6 +52,34 @@ def names_in(path: Path) -> list[str]:
         return list(arrow("pyarrow.parquet").read_schema(path).names)
     except (OSError, arrow().ArrowException) as error:
         raise EpisodeFormatError(f"{path} cannot be read ({error}); copy the data set again.") from error
+
+
+def rows_of_numbers(column: Any, width: int) -> Float[np.ndarray, "rows width"] | Int[np.ndarray, "rows width"] | None:
+    """The rows of a column of lists of numbers; None where one is missing, of another length, or of something else."""
+    try:
+        lengths = arrow("pyarrow.compute").list_value_length(column).to_numpy()
+    except arrow().ArrowException:  # no lists
+        return None
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if not (lengths == width).all() or flat.dtype.kind not in "fiu":
+        return None
+    numbers: Float[np.ndarray, "rows width"] = flat.reshape(-1, width)
+    return numbers
+
+
+def decode_picture(path: Path, row: int, data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode a picture that lies in a row of a parquet file, as RGB.
+
+    Raises:
+        EpisodeFormatError: it is damaged, or has more than eight bits a colour.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("RGB", "RGBA", "L", "LA", "P"):
+                raise EpisodeFormatError(f"{path}: the picture of row {row} has mode {image.mode}; RGB is needed.")
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        raise EpisodeFormatError(f"{path}: the picture of row {row} does not decode ({error}).") from error
 
 
 def decode_video(path: Path, frames: Sequence[int], rate: float) -> Mapping[int, UInt8[np.ndarray, "height width 3"]]:

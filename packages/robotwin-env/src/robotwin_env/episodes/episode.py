@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,10 +65,8 @@ class Episode:
                 )
         if self.steps == 0:
             raise EpisodeError("`states` has no steps; an episode has at least one.")
-        if not self.instructions or not all(phrase.strip() for phrase in self.instructions):
-            raise EpisodeError(f"`instructions` is {self.instructions!r}; it needs at least one phrasing, none empty.")
-        for name, text in (("task", self.task or ""), *(("instructions", phrase) for phrase in self.instructions)):
-            _check_text(name, text)
+        check_words(self.instructions, "`instructions`")
+        _check_text("`task`", self.task or "")
         if self.frequency is not None and self.frequency < 1:
             raise EpisodeError(f"`frequency` is {self.frequency}; it must be 1 Hz or more.")
         if self.steps_per_second is not None and not 0 < self.steps_per_second < math.inf:
@@ -134,10 +132,26 @@ def _check_name(field_name: str, name: str) -> None:
         raise EpisodeError(f"`{field_name}` has the name {name!r}; a name has no `/` and does not start with a dot.")
 
 
-def _check_text(field_name: str, text: str) -> None:
+def check_words(phrases: Sequence[object], where: str) -> None:
+    """Refuse phrasings of a task that say nothing, or that no file can hold.
+
+    Args:
+        phrases: All of an episode.
+        where: They were found, for the message.
+
+    Raises:
+        EpisodeError: there is none, or one is blank or no UTF-8 text.
+    """
+    if not phrases or not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
+        raise EpisodeError(f"{where} is {phrases!r}; it needs at least one phrasing, none empty.")
+    for phrase in phrases:
+        _check_text(where, str(phrase))
+
+
+def _check_text(where: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise EpisodeError(
-            f"`{field_name}` holds {text[:80]!a}, which is no UTF-8 text ({error.reason}); write it anew."
+            f"{where} holds {text[:80]!a}, which is no UTF-8 text ({error.reason}); write it anew."
         ) from None

@@ -7,8 +7,8 @@ sixteenth of a second apart. What LeRobot has no place for (the true rate, seeds
 
 from __future__ import annotations
 
-import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,11 @@ from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
-from PIL import Image, UnidentifiedImageError
 
-from ..errors import EpisodeError, EpisodeFormatError
-from ._lerobot_files import decode_video, names_in, read_table
+from ..errors import EpisodeError, EpisodeFormatError, RobotwinEnvError
+from ._lerobot_files import decode_picture, decode_video, names_in, read_table, rows_of_numbers
 from .catalogue import CameraEntry, EpisodeEntry
-from .episode import ACTION_SIZE
+from .episode import ACTION_SIZE, LARGEST, check_words
 from .index import EpisodeIndex
 from .statistics import ColumnStatistics, EpisodeStatistics
 from .windows import Episodes, EpisodeWindows, WindowLayout
@@ -91,7 +90,14 @@ class LeRobotIndex:
             EpisodeError: the data set has no such episode, or is another robot's.
             EpisodeFormatError: it is no whole LeRobot v3 data set.
         """
-        return cls(Path(root), _read(Path(root), episodes, camera_keys, steps_per_second))
+        try:
+            return cls(Path(root), _read(Path(root), episodes, camera_keys, steps_per_second))
+        except RobotwinEnvError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise EpisodeFormatError(
+                f"{root}: `meta` does not describe a whole LeRobot data set ({error!r}); copy or write it again."
+            ) from error
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -127,7 +133,7 @@ class LeRobotIndex:
             pictures = decode_video(source.path, wanted, source.rate)
         else:
             stored = _stored_pictures(source.path, source.key, source.path.stat().st_mtime_ns)
-            pictures = {row: _picture(source.path, row, stored[row]) for row in wanted}
+            pictures = {row: decode_picture(source.path, row, stored[row]) for row in wanted}
         found = entry.cameras[camera]
         for row, picture in pictures.items():
             if picture.shape[:2] != (found.height, found.width):
@@ -227,7 +233,9 @@ def _read(
         raise EpisodeError(f"{root} has no episodes {missing}; it has {len(listed)}, from 0 on.")
     cameras = _cameras(root, info, camera_keys)
     ours = _ours(root)
-    rate = steps_per_second or ours.get("steps_per_second") or float(info["fps"])
+    rate = float(steps_per_second or ours.get("steps_per_second") or info["fps"])
+    if not 0 < rate < math.inf:
+        raise EpisodeFormatError(f"{root} has {rate} steps per second; name a positive rate with `steps_per_second`.")
     phrases: dict[str, int] = {}
     tables: dict[Path, _Table] = {}
     entries, sources, states, actions = [], [], [], []
@@ -245,6 +253,7 @@ def _read(
         actions.append(table.action[rows])
         told = ours.get("episodes", {}).get(str(number), {})
         words = tuple(told.get("instructions") or row["tasks"])
+        check_words(words, f"{path}: episode {number}")
         for part in (states[-1], actions[-1]):
             digest.update(part.tobytes())
         digest.update(repr(words).encode())
@@ -307,7 +316,10 @@ def _episodes(root: Path) -> dict[int, dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
     for file in files:
         table = read_table(file, [name for name in names_in(file) if not name.startswith("stats/")])
-        rows |= {int(row["episode_index"]): row for row in table.to_pylist()}
+        for row in table.to_pylist():
+            if row["episode_index"] in rows:
+                raise EpisodeFormatError(f"{file} lists episode {row['episode_index']} a second time; write it again.")
+            rows[int(row["episode_index"])] = row
     return rows
 
 
@@ -361,10 +373,13 @@ def _table(root: Path, path: Path) -> _Table:
     table = read_table(path, ["episode_index", "frame_index", STATE, ACTION])
 
     def numbers(name: str) -> Float32[np.ndarray, "rows 14"]:
-        flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        if len(flat) != len(table) * ACTION_SIZE or not np.isfinite(flat).all():
-            raise EpisodeFormatError(f"{path}: `{name}` does not hold {ACTION_SIZE} finite numbers in every row.")
-        values: Float32[np.ndarray, "rows 14"] = flat.reshape(-1, ACTION_SIZE).astype(np.float32)
+        found = rows_of_numbers(table[name], ACTION_SIZE)
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused
+            values: Float32[np.ndarray, "rows 14"] | None = None if found is None else found.astype(np.float32)
+        if values is None or not (np.abs(values) <= LARGEST).all():
+            raise EpisodeFormatError(
+                f"{path}: `{name}` does not hold {ACTION_SIZE} finite numbers in every row, none beyond {LARGEST:g}."
+            )
         return values
 
     return _Table(
@@ -379,12 +394,5 @@ def _table(root: Path, path: Path) -> _Table:
 @lru_cache(maxsize=4)
 def _stored_pictures(path: Path, key: str, modified_ns: int) -> list[bytes]:
     """Encoded pictures of one camera in one file of rows."""
-    return [cell["bytes"] for cell in read_table(path, [key])[key].to_pylist()]
-
-
-def _picture(path: Path, row: int, data: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise EpisodeFormatError(f"{path}: the picture of row {row} does not decode ({error}).") from error
+    cells = read_table(path, [key])[key].to_pylist()
+    return [cell if isinstance(cell, bytes) else (cell or {}).get("bytes") or b"" for cell in cells]
