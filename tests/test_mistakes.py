@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,10 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from grpo_core.errors import SourceError
+from noisegate_apps.data.pack import write_pack
 from noisegate_apps.evaluation.variants import variant_of
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.runs.endings import ending_in_one_line
 from noisegate_apps.runs.errors import RunError
+from noisegate_apps.runs.files import write_json
 from noisegate_apps.stage1.config import Stage1Config
 from noisegate_gpn.errors import ConfigError
 from robotwin_env.episodes import Episode, episode_path, write_episode
@@ -296,6 +300,28 @@ def test_a_full_disk_is_one_line():
 def test_what_a_library_says_of_the_machine_is_one_line():
     with pytest.raises(SystemExit, match=r"^error: it looks like\s?the file is gone$"), ending_in_one_line():
         raise OSError("it looks like\nthe file is gone")
+
+
+def test_a_disk_that_is_full_while_weights_are_written_is_one_line(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(SystemExit, match=r"^error: .*File too large"), ending_in_one_line():
+            write_pack(tmp_path / "pack", {"weights": torch.ones(1 << 16)})
+        with pytest.raises(SystemExit, match=r"^error: .*File too large"), ending_in_one_line():
+            write_json(tmp_path / "record.json", {"text": "x" * 10_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_that_is_taken_or_unknown_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = taken.getsockname()
+        with pytest.raises(SystemExit, match=r"^error: .*in use"), ending_in_one_line():
+            socket.create_server(address)
+    with pytest.raises(SystemExit, match="error: "), ending_in_one_line():
+        socket.getaddrinfo("no such host", 80)
 
 
 def test_a_reader_that_has_seen_enough_ends_a_run_without_a_word():

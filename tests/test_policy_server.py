@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -471,6 +472,9 @@ def test_who_may_enter(policy_server):
     with pytest.raises(PolicyServerError, match="401"):
         PolicyClient(server.url, api_key="k" * 31 + "l")
     PolicyClient(server.url, api_key="k" * 32).close()
+    with closing(HTTPConnection(server.url.removeprefix("ws://"))) as foreign:
+        foreign.request("GET", "/", headers={"Authorization": b"Api-Key \xff\xfe"})
+        assert foreign.getresponse().status == 401
     key = {"Authorization": "Api-Key " + "k" * 32}
     with raw(server.url + "/v1/realtime/robot/openpi", additional_headers=key) as socket:
         assert isinstance(socket.recv(), bytes)
@@ -631,6 +635,8 @@ def test_addresses_that_others_reach_need_a_key(tmp_path, monkeypatch):
     for fine in ({}, {"host": "::1"}, {"host": "localhost"}, {"host": "0.0.0.0", "no_auth": True}):
         ServeConfig(**fine).check()
     ServeConfig(host="0.0.0.0", api_key_file=key).check()
+    with pytest.raises(ValueError, match="ports go up to 65535"):
+        ServeConfig(port=65536)
     for content in ("", "short", "two keys-of-16-characters"):
         key.write_text(content)
         with pytest.raises(RunError, match="must hold one key"):

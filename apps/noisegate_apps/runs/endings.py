@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,15 +19,20 @@ from robotwin_env.errors import RobotwinEnvError
 BASES = {
     "grpo_core.errors": "GRPOError",
     "noisegate_gpn.errors": "GatingPolicyError",
+    "safetensors": "SafetensorError",
     "wam_backbone.errors": "WamError",
 }
-"""Module to the base of all errors that its package words; they are not imported for it, since that loads torch."""
+"""Module to the base of all errors that its package words, safetensors those of the disk.
+
+They are not imported for it, since that loads torch.
+"""
 
 SURROUNDINGS = {
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE,
-    errno.ENAMETOOLONG, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ESTALE,
+    errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO,
+    errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ESTALE,
 }  # fmt: skip
-"""What the machine refuses: rights, space, files at once, or a file where a folder is needed."""
+"""What the machine refuses: rights, space, files at once, an address, or a file where a folder is needed."""
 
 CUT = "\nTraceback (most recent call last)"
 """Where the message of an error from another process goes on to where it was raised."""
@@ -60,7 +66,8 @@ def ending_in_one_line() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno is not None and error.errno not in SURROUNDINGS:
+        named = error.errno is None or isinstance(error, socket.gaierror)
+        if not named and error.errno not in SURROUNDINGS:
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")  # without a number, a library's words
     finally:

@@ -20,6 +20,7 @@ from noisegate_apps.runs.files import CHECKPOINTS
 
 KEY_VARIABLE = "NOISEGATE_API_KEY"
 """Environment variable that may hold the key."""
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,9 @@ class ServeConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "connections", "sessions", "max_mib", "denoising_steps")
         at_least(self, 0, "port", "xpolicylab_port", "idle_timeout")
+        for name in ("port", "xpolicylab_port"):
+            if (getattr(self, name) or 0) > LAST_PORT:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; ports go up to {LAST_PORT}.")
 
     def check(self) -> None:
         """Refuse what is missing or unsafe before anything slow is loaded.

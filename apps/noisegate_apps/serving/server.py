@@ -153,7 +153,12 @@ def _entrance(paths: Sequence[str], connections: Connections, api_key: str | Non
 
 def _has_key(request: Request, api_key: str) -> bool:
     sent = request.headers.get_all("Authorization")
-    return len(sent) == 1 and hmac.compare_digest(sent[0].encode(), f"Api-Key {api_key}".encode())
+    return len(sent) == 1 and hmac.compare_digest(_bytes(sent[0]), _bytes(f"Api-Key {api_key}"))
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes of a header or a variable, of which those that are no ASCII come as surrogates."""
+    return text.encode(errors="surrogateescape")
 
 
 def _port(server: Server) -> int:

@@ -1,8 +1,12 @@
 import json
+import resource
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+from wam_backbone.cache import write_tensors
 from wam_backbone.data import TensorCache, digest_of, folder_digest, weights_digest
 from wam_backbone.errors import CacheError
 
@@ -62,6 +66,19 @@ def test_a_half_written_shard_is_made_again(bytes_kept, tmp_path):
     cache = TensorCache.build(tmp_path, RECORD, ROWS, repaired)
     assert repaired.made == [1]
     assert cache.read("half", torch.tensor([4])).item() == 4
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path):
+    write_tensors(tmp_path / "whole.safetensors", {"row": torch.ones(4)}, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises((SafetensorError, OSError)):
+            write_tensors(tmp_path / "whole.safetensors", {"row": torch.ones(1 << 16)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.safetensors"]
+    assert load_file(tmp_path / "whole.safetensors")["row"].tolist() == [1.0] * 4
 
 
 def test_another_record_is_another_cache_and_a_misplaced_shard_is_made_again(tmp_path):
