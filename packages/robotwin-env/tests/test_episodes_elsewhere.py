@@ -348,3 +348,31 @@ def test_episodes_that_are_there_twice_are_told(tmp_path, caplog):
     (record,) = caplog.records
     assert "2 of 4 episodes are there twice" in record.getMessage()
     assert "task/data/episode0.hdf5 and" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"instructions": "press it"}, "at least one phrasing"),
+        ({"instructions": ("press\0it",)}, "without a NUL"),
+        ({"task": 3}, "`task` holds 3"),
+        ({"task": "click\0bell"}, "without a NUL"),
+        ({"seed": 2**64}, "`seed` is 18446744073709551616"),
+        ({"frequency": 16.7}, "`frequency` is 16.7; it must be a whole number"),
+        ({"images": {"head": np.zeros((4, 0, 0, 3), np.uint8)}}, "a pixel at least"),
+        ({"extra": {"names": ["bell"]}}, "not an array of numbers"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_before_it_is_written(changes, message):
+    with pytest.raises(EpisodeError, match=message):
+        small_episode(**changes)
+
+
+def test_numbers_of_other_types_are_written_as_they_are_read(tmp_path):
+    given = {"steps_per_second": 25, "seed": np.int64(3), "success": np.bool_(True)}
+    write_episode(tmp_path / "episode.hdf5", small_episode(**given))
+    with h5py.File(tmp_path / "episode.hdf5", "r+") as file:
+        assert type(file.attrs["steps_per_second"]) is np.float64
+        file.attrs["steps_per_second"] = 25  # as another writer may have it
+    found = read_episode(tmp_path / "episode.hdf5")
+    assert (found.steps_per_second, found.seed, found.success) == (25.0, 3, True)

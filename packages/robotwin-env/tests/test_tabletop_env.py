@@ -186,6 +186,9 @@ def test_the_start_can_be_spread(blind_env: BlindEnv) -> None:
     env = blind_env("click_bell")
     (home, _), (spread, _) = env.reset(seed=0), env.reset(seed=0, options={"start_spread": 0.03})
     assert 0.005 < np.abs(home["state"] - spread["state"]).max() < 0.3
+    for silent in ("", " ", 3):
+        with pytest.raises(RobotwinEnvError, match="the option `instruction` is"):
+            env.reset(seed=0, options={"instruction": silent})
     with pytest.raises(RobotwinEnvError, match="start_spread"):
         env.reset(options={"spread": 1})
 

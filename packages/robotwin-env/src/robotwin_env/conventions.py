@@ -11,7 +11,7 @@ from gymnasium import spaces
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from .errors import UnknownNameError
+from .errors import RobotwinEnvError, UnknownNameError
 
 CameraName = Literal["head", "left_wrist", "right_wrist", "front"]
 """`front` is RoboTwin's alone."""
@@ -98,3 +98,16 @@ def check_modalities(modalities: Sequence[Modality], cameras: Sequence[CameraNam
         raise ValueError(f"`modalities` are {modalities}; each may be named once.")
     if modalities and not cameras:
         raise ValueError(f"`modalities` are {modalities} and `cameras` are none; name the cameras to observe.")
+
+
+def checked_instruction(given: object) -> str | None:
+    """The reset option `instruction`; None leaves the scene's own.
+
+    Raises:
+        RobotwinEnvError: it says nothing.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str) or not given.strip():
+        raise RobotwinEnvError(f"the option `instruction` is {given!r}; it must be text, or be left out.")
+    return given

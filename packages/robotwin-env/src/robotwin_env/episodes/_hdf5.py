@@ -179,6 +179,8 @@ class Source:
         with self.guard(f"attribute `{name}`"):
             value = self.file.attrs[name]
             value = value.item() if isinstance(value, np.generic) else value
+        if kind is float and type(value) is int:
+            value = float(value)
         if type(value) is not kind:
             raise self.fail(f"attribute `{name}` is {value!r}; it must be of type {kind.__name__}.")
         return value

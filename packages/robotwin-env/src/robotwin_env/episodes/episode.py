@@ -66,7 +66,11 @@ class Episode:
         if self.steps == 0:
             raise EpisodeError("`states` has no steps; an episode has at least one.")
         check_words(self.instructions, "`instructions`")
-        _check_text("`task`", self.task or "")
+        if self.task is not None:
+            _check_text("`task`", self.task)
+        for name, number in (("frequency", self.frequency), ("seed", self.seed)):
+            if number is not None and (number != int(number) or abs(number) >= 2**63):
+                raise EpisodeError(f"`{name}` is {number}; it must be a whole number of at most 63 bits.")
         if self.frequency is not None and self.frequency < 1:
             raise EpisodeError(f"`frequency` is {self.frequency}; it must be 1 Hz or more.")
         if self.steps_per_second is not None and not 0 < self.steps_per_second < math.inf:
@@ -78,6 +82,8 @@ class Episode:
         for camera, images in self.images.items():
             _check_name("images", camera)
             _check_array(f"images[{camera!r}]", images, np.uint8, (len(steps), None, None, 3))
+            if len(steps) and not images.size:
+                raise EpisodeError(f"`images[{camera!r}]` has shape {images.shape}; pictures have a pixel at least.")
         for camera, matrices in self.camera_matrices.items():
             if camera not in self.images and self.images:
                 raise EpisodeError(f"`camera_matrices` names `{camera}`; `images` has {sorted(self.images)}.")
@@ -87,7 +93,7 @@ class Episode:
                 )
         for name, array in self.extra.items():
             _check_name("extra", name)
-            if array.dtype.kind not in "fiub":
+            if np.asarray(array).dtype.kind not in "fiub":
                 raise EpisodeError(f"`extra[{name!r}]` is not an array of numbers.")
 
     @property
@@ -142,13 +148,16 @@ def check_words(phrases: Sequence[object], where: str) -> None:
     Raises:
         EpisodeError: there is none, or one is blank or no UTF-8 text.
     """
-    if not phrases or not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
+    listed = phrases and not isinstance(phrases, str)
+    if not listed or not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
         raise EpisodeError(f"{where} is {phrases!r}; it needs at least one phrasing, none empty.")
     for phrase in phrases:
-        _check_text(where, str(phrase))
+        _check_text(where, phrase)
 
 
-def _check_text(where: str, text: str) -> None:
+def _check_text(where: str, text: object) -> None:
+    if not isinstance(text, str) or "\0" in text:
+        raise EpisodeError(f"{where} holds {text!r}; it must be text without a NUL.")
     try:
         text.encode()
     except UnicodeEncodeError as error:

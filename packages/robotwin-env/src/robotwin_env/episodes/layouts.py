@@ -89,10 +89,10 @@ class Contents:
 def write_current(file: h5py.File, episode: Episode, frequency: int) -> None:
     """Fill an empty file, in the current layout."""
     file.attrs["source_format"] = "RoboTwin"
-    for name in ("task", "seed", "success", "steps_per_second"):
+    for name, kind in (("task", str), ("seed", int), ("success", bool), ("steps_per_second", float)):
         value = getattr(episode, name)
         if value is not None:
-            file.attrs[name] = value
+            file.attrs[name] = kind(value)
     file["data_format_version"] = VERSION
     file["instructions"] = json.dumps(list(episode.instructions), ensure_ascii=False)
     file["additional_info/frequency"] = np.int32(frequency)

@@ -14,7 +14,15 @@ from gymnasium import spaces
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from ..conventions import CameraMatrices, CameraName, ChunkOutcome, Info, Observation, camera_spaces
+from ..conventions import (
+    CameraMatrices,
+    CameraName,
+    ChunkOutcome,
+    Info,
+    Observation,
+    camera_spaces,
+    checked_instruction,
+)
 from ..errors import (
     ActionError,
     RobotwinEnvError,
@@ -382,4 +390,4 @@ def _options(options: dict[str, Any] | None) -> tuple[str | None, bool]:
     if unknown:
         raise RobotwinEnvError(f"`options` has {sorted(unknown)}; the options are `instruction` and `expert`.")
     given = options or {}
-    return given.get("instruction"), bool(given.get("expert", False))
+    return checked_instruction(given.get("instruction")), bool(given.get("expert", False))

@@ -12,7 +12,15 @@ from gymnasium import spaces
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from ..conventions import CameraMatrices, CameraName, ChunkOutcome, Info, Observation, camera_spaces
+from ..conventions import (
+    CameraMatrices,
+    CameraName,
+    ChunkOutcome,
+    Info,
+    Observation,
+    camera_spaces,
+    checked_instruction,
+)
 from ..errors import ActionError, RobotwinEnvError, UnknownNameError
 from ..splits import check_seeds, draw_seed
 from ..visual import Renderer
@@ -251,4 +259,4 @@ def _options(options: dict[str, Any] | None) -> tuple[float, str | None]:
     spread = float(given.get("start_spread", 0.0))
     if not 0 <= spread <= 0.1:
         raise RobotwinEnvError(f"`start_spread` is {spread} m; it must lie between 0 and 0.1 m.")
-    return spread, given.get("instruction")
+    return spread, checked_instruction(given.get("instruction"))
