@@ -324,6 +324,14 @@ def test_an_address_that_is_taken_or_unknown_is_one_line():
         socket.getaddrinfo("no such host", 80)
 
 
+def test_a_current_folder_that_has_gone_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit, match="the current folder has been removed"), ending_in_one_line():
+        pass
+
+
 def test_a_reader_that_has_seen_enough_ends_a_run_without_a_word():
     line = (
         "from noisegate_apps.runs.endings import ending_in_one_line\n"

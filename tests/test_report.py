@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -149,6 +150,11 @@ def test_what_a_run_says_of_itself_is_no_markup(tmp_path):
     assert "<b>" not in text
     assert "<i>" not in text
     assert "&lt;b&gt;bold" in text
+
+
+def test_a_run_whose_folder_has_a_name_of_another_encoding_is_reported(tmp_path):
+    folder = stage2(tmp_path / os.fsdecode(b"ann\xe9e"))
+    assert r"ann\udce9e" in write_report([folder]).read_text(encoding="utf-8")
 
 
 def test_every_figure_has_a_name_and_is_a_figure(run, tmp_path):

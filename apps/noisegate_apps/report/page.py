@@ -171,7 +171,8 @@ def _part(name: str, section: Section, *, filmed: bool = False) -> Part:
 
 
 def _render(chapters: Sequence[Chapter], together: Sequence[Part]) -> str:
-    return _environment().get_template("template.html").render(chapters=chapters, together=together)
+    page = _environment().get_template("template.html").render(chapters=chapters, together=together)
+    return page.encode(errors="backslashreplace").decode()  # names of folders may be of another encoding
 
 
 @cache

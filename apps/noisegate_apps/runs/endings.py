@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from noisegate_apps.runs.errors import RunError
@@ -48,6 +49,10 @@ def ending_in_one_line() -> Iterator[None]:
 
     The status is 1 for what was refused, 128 and the signal's number for Ctrl-C, SIGTERM and a reader that has gone.
     """
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # with which torch's libraries end the process
+        sys.exit("error: the current folder has been removed; change to one that is there.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # else a name that the terminal cannot show would end a run
             stream.reconfigure(errors="backslashreplace")
