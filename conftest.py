@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 # The tests start a hundred interpreters: where the surroundings forbid bytecode, each would compile torch again, for
-# three times as long as importing it takes. So that nothing is written beside sources all the same, it gets a folder.
+# three times as long as importing it takes. So that nothing is written beside sources all the same, the environment has
+# a folder for it, which goes when the environment does.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is not None:
     sys.dont_write_bytecode = False
-    sys.pycache_prefix = os.environ.setdefault(
-        "PYTHONPYCACHEPREFIX", str(Path(__file__).parent / ".pytest_cache" / "bytecode")
-    )
+    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(sys.prefix) / "bytecode"))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
