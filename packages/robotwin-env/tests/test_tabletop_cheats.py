@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,22 +18,35 @@ BlindEnv = Callable[[str], TabletopEnv]
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 
-def too_good(task: Task, seeds: range) -> dict[str, CheatRecord]:
+FEW, MORE = range(6), range(1000, 1008)
+"""Two of fourteen scenes are too many: a cheat that solves 15% is found as often as by three of twenty."""
+
+
+@cache
+def records_of(task: str, seeds: range) -> dict[str, CheatRecord]:
+    return check_cheats(TabletopConfig(task=task, cameras=()), seeds)
+
+
+def too_good(task: Task, *parts: range) -> dict[str, tuple[int, int]]:
     """The cheats that solve more than a tenth of the scenes, or of ten where they apply to fewer."""
-    records = check_cheats(TabletopConfig(task=task.name, cameras=()), seeds)
-    assert len(records) == len(CHEATS)
-    return {name: record for name, record in records.items() if record.solved > 0.1 * max(record.scenes, 10)}
+    found = {}
+    for cheat in CHEATS:
+        records = [records_of(task.name, seeds)[cheat.__name__] for seeds in parts]
+        solved, scenes = sum(record.solved for record in records), sum(record.scenes for record in records)
+        if solved > 0.1 * max(scenes, 10):
+            found[cheat.__name__] = (solved, scenes)
+    return found
 
 
 @each_task
 def test_no_cheat_solves_more_than_a_tenth_of_the_scenes(task: Task) -> None:
-    assert too_good(task, range(6)) == {}
+    assert too_good(task, FEW) == {}
 
 
 @pytest.mark.slow
 @each_task
-def test_no_cheat_solves_more_than_a_tenth_of_many_scenes(task: Task) -> None:
-    assert too_good(task, range(1000, 1020)) == {}
+def test_no_cheat_solves_more_than_a_tenth_of_more_scenes(task: Task) -> None:
+    assert too_good(task, FEW, MORE) == {}
 
 
 @pytest.mark.parametrize("name", ["grab_roller", "slide_bolt", "lift_bar"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from robotwin_env import TASKS, TabletopConfig, TabletopEnv
 from robotwin_env.tabletop import Motion, Task, Waypoint, heading, point_of, side_of
 from robotwin_env.tabletop.check_cheats import solve
-from robotwin_env.tabletop.check_experts import check_expert, wilson
+from robotwin_env.tabletop.check_experts import ExpertRecord, check_expert, wilson
 from robotwin_env.tabletop.kinematics import Side
 
 pytestmark = pytest.mark.sim
@@ -19,10 +20,19 @@ BLIND = TabletopConfig(cameras=())
 BlindEnv = Callable[[str], TabletopEnv]
 
 
+FEW, MORE = range(12), range(1000, 1018)
+"""Two of thirty scenes are too many: an expert that fails in 10% is found as often as by four of sixty."""
+
+
+@cache
+def record_of(task: str, seeds: range, noise: float) -> ExpertRecord:
+    return check_expert(replace(BLIND, task=task), seeds, noise=noise, start_spread=noise)
+
+
 @each_task
 @pytest.mark.parametrize("noise", [0.0, 0.025], ids=["exact", "noisy"])
 def test_the_expert_solves_random_scenes_in_half_the_step_limit(task: Task, noise: float) -> None:
-    record = check_expert(replace(BLIND, task=task.name), range(12), noise=noise, start_spread=noise)
+    record = record_of(task.name, FEW, noise)
     assert record.failed_seeds == ()
     assert record.longest <= 0.6 * task.max_steps
 
@@ -31,8 +41,9 @@ def test_the_expert_solves_random_scenes_in_half_the_step_limit(task: Task, nois
 @each_task
 @pytest.mark.parametrize("noise", [0.0, 0.025], ids=["exact", "noisy"])
 def test_the_expert_solves_95_percent_of_more_scenes(task: Task, noise: float) -> None:
-    record = check_expert(replace(BLIND, task=task.name), range(1000, 1060), noise=noise, start_spread=noise)
-    assert record.successes >= 0.95 * record.scenes, record.failed_seeds
+    records = [record_of(task.name, seeds, noise) for seeds in (FEW, MORE)]
+    failed = [seed for record in records for seed in record.failed_seeds]
+    assert len(failed) <= 0.05 * sum(record.scenes for record in records), failed
 
 
 @each_task
