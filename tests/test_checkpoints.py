@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -60,6 +62,15 @@ def test_a_damaged_state_is_refused_by_name(tmp_path):
     (part,) = tmp_path.glob("*/part-*")
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="step-00000003"):
+        TrainingState(tmp_path, trained()).resume()
+
+
+@pytest.mark.parametrize("values", [None, {"__pairs__": [["other", 3]]}, 3])
+def test_a_state_of_another_training_is_refused(tmp_path, values):
+    TrainingState(tmp_path, trained()).save(3)
+    (manifest,) = tmp_path.glob("*/manifest.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"values": values}))
+    with pytest.raises(RunError, match="the training state of step 3 is another one"):
         TrainingState(tmp_path, trained()).resume()
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from noisegate_apps.runs.errors import RunError
 from wam_backbone.training import TrainingCheckpoints
 
 State = Any
@@ -89,11 +90,18 @@ class TrainingState:
 
         Raises:
             wam_backbone.CheckpointError: If it is damaged.
+            RunError: If it is another training's.
         """
         step = self._checkpoints.latest()
         if step:
             tensors, structure = self._checkpoints.read(step)
-            state = nested(structure, tensors)
-            for name, part in self._parts.items():
-                part.load_state_dict(state[name])
+            try:
+                state = nested(structure, tensors)
+                found = [(part, state[name]) for name, part in self._parts.items()]
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(
+                    f"the training state of step {step} is another one ({error!r}); start anew with `--overwrite`."
+                ) from error
+            for part, held in found:
+                part.load_state_dict(held)
         return step

@@ -122,9 +122,13 @@ def test_a_file_of_another_run_is_refused(tmp_path):
     with pytest.raises(StateError, match="another policy"):
         load(path, learner, run.source)
     data = path.read_bytes()
-    for damaged in (b"", data[:-1], b"x" * len(data), data[:40]):
+    for damaged in (b"", data[:-1], b"x" * len(data), data[:40], b"abc"):
         path.write_bytes(damaged)
         with pytest.raises(StateError, match="not a saved run"):
+            load(path, run.learner, run.source)
+    for other, message in (([1], "not a saved run"), ({"policy": 3, "learner": 4, "source": 5}, "policy")):
+        torch.save(other, path)
+        with pytest.raises(StateError, match=message):
             load(path, run.learner, run.source)
 
 

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -111,7 +113,7 @@ def test_a_damaged_state_is_refused_by_name(tensors, tmp_path):
         checkpoints.load(10, tensors)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"parts": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"parts": 1}', '{"parts": "x", "shapes": {}, "values": 0}'])
 def test_a_damaged_manifest_is_named(content, tensors, tmp_path):
     checkpoints = TrainingCheckpoints(tmp_path)
     checkpoints.save(3, tensors)
@@ -119,6 +121,18 @@ def test_a_damaged_manifest_is_named(content, tensors, tmp_path):
     for take_up in (lambda: checkpoints.read(3), lambda: checkpoints.load(3, tensors)):
         with pytest.raises(CheckpointError, match=r"step-00000003/manifest\.json` is damaged"):
             take_up()
+
+
+def test_what_somebody_keeps_beside_the_states_is_left_alone(tensors, tmp_path):
+    checkpoints = TrainingCheckpoints(tmp_path)
+    checkpoints.save(3, tensors)
+    copies = ("step-00000003 (copy)", "step-00000003.bak", "step-best")
+    for name in copies:
+        shutil.copytree(tmp_path / "step-00000003", tmp_path / name)
+    (tmp_path / "step-notes").write_text("the third is best")
+    assert checkpoints.steps() == [3]
+    checkpoints.save(4, tensors)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000004", "step-notes", *copies}
 
 
 def test_a_part_that_another_program_wrote_is_named(tensors, tmp_path):

@@ -424,6 +424,8 @@ def test_a_file_that_is_no_fastwam_policy_is_refused(tmp_path):
     for payload, message in (
         ({"dit": {}}, "holds `dit`; a Fast-WAM policy holds `mot`"),
         ([1], "holds a list"),
+        ({"mot": {"mixtures.video.a": 3}}, "something else than tensors by name"),
+        ({"mot": {3: torch.zeros(1)}}, "something else than tensors by name"),
         ({"mot": {"mixtures.video.head.modulation": torch.zeros(1, 2, 4)}}, "has no action expert"),
     ):
         torch.save(payload, file)

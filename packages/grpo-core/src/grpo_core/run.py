@@ -103,13 +103,13 @@ def load(path: str | Path, learner: Learner[Any, Any], source: GroupSource | Non
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         policy, of_learner, of_source = state["policy"], state["learner"], state["source"]
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+    except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError) as error:
         raise StateError(f"`{path}` is not a saved run ({error}).") from error
     if (source is None) != (of_source is None):
         raise StateError(f"`{path}` was saved {'with' if source is None else 'without'} a source; load it so.")
     try:
         _module_of(learner).load_state_dict(policy)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise StateError(f"`{path}` holds another policy: {error}") from error
     learner.load_state_dict(of_learner)
     if source is not None:

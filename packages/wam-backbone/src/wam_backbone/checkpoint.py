@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from wam_backbone.sharding import local, rows_of
 _MANIFEST = "manifest.json"
 _STARTS = "starts"
 _PARTIAL = ".partial"
+_NAME = re.compile(r"step-\d+(\.\d+)?")
 
 
 class TrainingCheckpoints:
@@ -98,8 +100,8 @@ class TrainingCheckpoints:
             staying = set(self._whole().values())
             staying -= {self._whole()[old] for old in self.steps()[: -self._keep]}
             for path in self._folder.glob("step-*"):
-                if path not in staying:
-                    shutil.rmtree(path)
+                if path not in staying and _NAME.fullmatch(path.name.removesuffix(_PARTIAL)) and path.is_dir():
+                    shutil.rmtree(path)  # what has another name is somebody's own copy
         self._wait()
 
     @torch.no_grad()
@@ -162,7 +164,8 @@ class TrainingCheckpoints:
             raise CheckpointError(f"`{self._folder}` has no state of step {step}, only of {self.steps()}.")
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
-            return folder, {name: manifest[name] for name in ("parts", "shapes", "values")}
+            found = {name: manifest[name] for name in ("parts", "shapes", "values")}
+            return folder, found | {"parts": int(found["parts"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"`{folder / _MANIFEST}` is damaged ({error!r}); remove `{folder}` to start again."
@@ -186,7 +189,7 @@ class TrainingCheckpoints:
         """The folder of every whole state by its step; of a step that was saved again, the last."""
         found: dict[int, Path] = {}
         for manifest in self._folder.glob("step-*/" + _MANIFEST):
-            if manifest.parent.suffix != _PARTIAL:
+            if _NAME.fullmatch(manifest.parent.name):
                 step, time = _numbers(manifest.parent)
                 if step not in found or time > _numbers(found[step])[1]:
                     found[step] = manifest.parent

@@ -56,6 +56,9 @@ def open_fastwam(file: str | Path, *, head_dim: int, eps: float) -> FastWAMCheck
             f"`{file}` holds {found}; a Fast-WAM policy holds `mot` and perhaps `proprio_encoder`: pass the file that "
             "its trainer wrote below `checkpoints/weights`, or a released one."
         )
+    for part in (mixtures, proprio):
+        if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in part.items()):
+            raise WeightsError(f"`{file}` holds something else than tensors by name; download it again.")
     weights: dict[str, Tensor] = {f"state_embedding.{name}": tensor for name, tensor in proprio.items()}
     for stored, name in unwrapped(mixtures).items():
         expert, _, rest = name.removeprefix("mixtures.").partition(".")
