@@ -12,6 +12,7 @@ import pytest
 from robotwin_env.errors import RobotwinEnvError, VectorEnvError
 from robotwin_env.tabletop import TabletopConfig, TabletopEnv
 from robotwin_env.vector import EnvironmentPool, Job, PoolError
+from robotwin_env.vector.worker_client import Worker
 
 WALKS = '''
 import os, signal, threading, time
@@ -349,3 +350,10 @@ def test_workers_die_with_their_parent_and_never_run_its_script(walks, tmp_path,
     pids = [int(word) for word in run.stdout.splitlines()[-1].split()]
     assert len(pids) == 2
     wait_until_gone(pids)
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_no_mistake_of_the_caller():
+    worker = Worker(TabletopEnv)
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(VectorEnvError, match="killed by signal 9 while it started, perhaps for want of memory"):
+        worker.wait_ready()

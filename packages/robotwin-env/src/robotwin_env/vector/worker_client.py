@@ -57,7 +57,13 @@ class Worker:
         try:
             problem: str | None = "no answer" if not self.connection.poll(START_SECONDS) else self._receive()
         except (EOFError, ConnectionError):
-            problem = f"it ended with exit status {self.exit_status()}"
+            status = self.exit_status()
+            if status is not None and status < 0:
+                raise VectorEnvError(
+                    f"a worker was killed by signal {-status} while it started, perhaps for want of memory; begin "
+                    "again, with fewer workers where memory is short."
+                ) from None
+            problem = f"it ended with exit status {status}"
         if problem is not None:
             self.kill()
             raise VectorEnvError(
