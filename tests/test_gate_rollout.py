@@ -29,10 +29,10 @@ pytestmark = pytest.mark.sim
 
 @pytest.fixture(scope="module")
 def policy():
-    return load_policy(ROOT / "checkpoints" / "tabletop-independent")
+    return load_policy(ROOT / "checkpoints" / "tabletop-independent", steps=4)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def gate(policy):
     torch.manual_seed(0)
     return GatingPolicyNetwork(GatingPolicyConfig(latent_channels=policy.backbone.latent_channels, frames=2))
@@ -52,6 +52,12 @@ def roll_out(policy, gate, pool, *, antithetic=False, **options):
     return GateRollout(policy, gate, pool, scene="random", **options)(jobs_of(antithetic=antithetic))
 
 
+@pytest.fixture(scope="module")
+def rolled(policy, gate, pool):
+    """What a group of three did, in order."""
+    return roll_out(policy, gate, pool)
+
+
 def first_latents(trajectory):
     return trajectory.decisions.states["latents"][0]
 
@@ -69,26 +75,25 @@ def test_a_gate_starts_at_the_scales_that_were_asked_for(policy):
     torch.testing.assert_close(1 + found.mean.tanh(), torch.tensor([[0.4, 1.7]] * 3))
 
 
-def test_recorded_decisions_evaluate_to_the_same_log_probability(policy, gate, pool):
-    trajectories = roll_out(policy, gate, pool)
-    assert [trajectory.job.member for trajectory in trajectories] == [0, 1, 2]
-    for trajectory in trajectories:
+def test_recorded_decisions_evaluate_to_the_same_log_probability(policy, gate, rolled):
+    assert [trajectory.job.member for trajectory in rolled] == [0, 1, 2]
+    for trajectory in rolled:
         decisions = trajectory.decisions
         assert len(decisions) % policy.clock.num_steps == 0
         found = gate.evaluate(decisions.states, decisions.actions)
         torch.testing.assert_close(found.log_prob, decisions.log_prob, rtol=0, atol=1e-5)
-    assert len(collate(trajectories).rewards) == 3
+    assert len(collate(rolled).rewards) == 3
 
 
-def test_the_last_decision_of_every_chunk_does_not_count(policy, gate, pool):
-    for trajectory in roll_out(policy, gate, pool):
+def test_the_last_decision_of_every_chunk_does_not_count(policy, rolled):
+    for trajectory in rolled:
         by_chunk = trajectory.decisions.mask.unflatten(0, (-1, policy.clock.num_steps))
         assert not by_chunk[:, -1].any()
         assert by_chunk[:, 0].all()
 
 
-def test_members_share_the_initial_noise_and_not_the_gates(policy, gate, pool):
-    one, two, _ = roll_out(policy, gate, pool)
+def test_members_share_the_initial_noise_and_not_the_gates(rolled):
+    one, two, _ = rolled
     assert torch.equal(first_latents(one), first_latents(two))
     assert not torch.equal(one.decisions.actions[0], two.decisions.actions[0])
 
@@ -130,10 +135,9 @@ def test_a_worker_plays_a_job_exactly_as_this_process_does(policy, gate, pool):
         assert torch.equal(ours.decisions.states["latents"], theirs.decisions.states["latents"])
 
 
-def test_schedule_statistics_are_means_over_chunks(policy, gate, pool):
-    trajectories = roll_out(policy, gate, pool)
-    found = schedule_statistics([*trajectories, Trajectory.failed(jobs_of()[0], error="lost")])
-    u = torch.cat([trajectory.decisions.actions for trajectory in trajectories])
+def test_schedule_statistics_are_means_over_chunks(gate, rolled):
+    found = schedule_statistics([*rolled, Trajectory.failed(jobs_of()[0], error="lost")])
+    u = torch.cat([trajectory.decisions.actions for trajectory in rolled])
     scales = gate.config.alpha_max * (1 + u.tanh()) / 2
     assert [found["scale_1"], found["scale_2"]] == pytest.approx(scales.mean(0).tolist(), rel=1e-5)
     assert 0 <= found["residual_time_1"] < 1
@@ -148,8 +152,8 @@ def test_a_lost_simulator_is_reported_as_such_and_the_next_call_is_whole(policy,
         assert len(roll_out(policy, gate, environments)) == 3
 
 
-def test_a_group_is_played_again_alike(policy, gate, pool):
-    for first, second in zip(roll_out(policy, gate, pool), roll_out(policy, gate, pool), strict=True):
+def test_a_group_is_played_again_alike(policy, gate, pool, rolled):
+    for first, second in zip(rolled, roll_out(policy, gate, pool), strict=True):
         assert first.reward == second.reward
         assert torch.equal(first.decisions.actions, second.decisions.actions)
         assert torch.equal(first.decisions.states["latents"], second.decisions.states["latents"])
