@@ -21,15 +21,20 @@ from noisegate_apps.stage2.training import train
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 EPOCHS = 4
+STEPS = 3
 config_of = partial(
-    Stage2Config, tasks=("grab_roller", "pick_dual_bottles"), group_size=4, episodes_per_epoch=4, members_per_call=1
+    Stage2Config,
+    tasks=("grab_roller", "pick_dual_bottles"),
+    group_size=4,
+    episodes_per_epoch=4,
+    members_per_call=1,
+    denoising_steps=STEPS,
 )
 
 
 @pytest.fixture(scope="module")
 def policy():
-    config = Stage2Config()
-    return load_policy(config.policy)
+    return load_policy(Stage2Config().policy, steps=STEPS)
 
 
 def learn(policy, folder, **options):
