@@ -127,9 +127,8 @@ class _GroupTable:
         self.counts = self._sums(valid.to(rewards.dtype))
         mean = self._sums(self.rewards / self.counts.clamp(min=1)[groups])
         self.deviations = torch.where(valid, rewards - mean[groups], 0)
-        infinity = float("inf")
-        high = self._largest(torch.where(valid, rewards, -infinity), -infinity)
-        low = -self._largest(torch.where(valid, -rewards, -infinity), -infinity)
+        high = self._largest(torch.where(valid, rewards, -math.inf), -math.inf)
+        low = -self._largest(torch.where(valid, -rewards, -math.inf), -math.inf)
         self.mixed = (high - low > TIE * torch.maximum(high.abs(), low.abs())) & (self.counts > 1)
 
     def std(self, ddof: int, eps: float) -> Tensor:

@@ -64,5 +64,4 @@ class EpisodePolicy(nn.Module):
         return Evaluation(normal.log_prob(actions), normal.entropy())
 
     def _normal(self, classes: Tensor) -> Normal:
-        deviation = self.log_std[classes].clamp(*self._log_std_range).exp()
-        return Normal(self.mean[classes], deviation, validate_args=False)
+        return Normal(self.mean[classes], self.log_std[classes].clamp(*self._log_std_range).exp(), validate_args=False)

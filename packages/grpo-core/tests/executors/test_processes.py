@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 from grpo_core import GroupSpec, ProcessExecutor
 from grpo_core.errors import ConfigError, ExecutorError
 from grpo_core.executors import FaultTolerance
+from grpo_core.executors.processes import _send
+from grpo_core.executors.scheduling import Answer, unpacked
 
 WORKERS = Path(__file__).parent / "workers"
 SCRIPT = """
@@ -81,6 +84,15 @@ def test_a_factory_that_raises_is_reported_with_its_traceback(rollouts):
         executor.submit(GroupSpec(group=0, task="walk", seed=0, size=1).jobs())
         with pytest.raises(ExecutorError, match=r"(?s)failed.*to start.*in broken_factory.*no weights at `nowhere`"):
             executor.poll()
+
+
+def test_a_trajectory_that_cannot_travel_is_an_exception_of_its_call():
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        _send(theirs, Answer("done", trajectories=[lambda: None]))
+        answer = unpacked(ours.recv_bytes())
+    assert answer.outcome == "exceptions"
+    assert "the trajectories cannot be pickled" in answer.error
 
 
 def test_a_factory_that_cannot_travel_is_refused():

@@ -12,7 +12,7 @@ import torch
 from grpo_core import Decisions, GroupSpec, Trajectory
 from grpo_core.errors import ConfigError, ExecutorError
 from grpo_core.executors import FaultTolerance
-from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody
+from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody, unpacked
 
 ROW = Decisions(states=torch.zeros(1, 1), actions=torch.zeros(1, 1), log_prob=torch.zeros(1, 1))
 
@@ -285,6 +285,33 @@ def test_a_rollout_that_forgets_a_job_breaks_the_executor_which_says_so_and_neve
             use()
     executor.cancel()
     executor.close()
+
+
+def test_an_interruption_while_it_waits_is_survived_and_one_while_it_settles_breaks_it(monkeypatch):
+    def interrupt(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    fleet = Village()
+    executor = executor_of(fleet)
+    executor.submit(jobs(0, size=2))
+    monkeypatch.setattr(fleet, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        executor.poll()
+    assert [trajectory.status for trajectory in everything(executor, 2)] == ["ok", "ok"]
+    executor.submit(jobs(1, size=1))
+    monkeypatch.setattr(executor._ledger, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        executor.poll()
+    with pytest.raises(ExecutorError, match=r"broken.*KeyboardInterrupt"):
+        executor.poll()
+
+
+def test_an_answer_that_cannot_be_read_is_an_exception_of_its_call():
+    answer = unpacked(b"ca_package_of_the_worker\nThing\n.")
+    assert answer.outcome == "exceptions"
+    assert "No module named 'a_package_of_the_worker'" in answer.error
+    assert unpacked(pickle.dumps(Answer("ready"))) == Answer("ready")
 
 
 class Views(Reporter):

@@ -158,7 +158,7 @@ class LedgerExecutor(Generic[StatesT, ActionsT]):
         self._ledger: JobLedger[StatesT, ActionsT] = JobLedger(jobs_per_call=jobs_per_call, tolerance=self._tolerance)
         self._version = 0
         self._closed = False
-        self._broken: ExecutorError | None = None
+        self._broken: BaseException | None = None
 
     @property
     def quarantined(self) -> frozenset[Scene]:
@@ -188,7 +188,7 @@ class LedgerExecutor(Generic[StatesT, ActionsT]):
         if self._closed:
             raise ExecutorError("The executor is closed; make a new one.")
         if self._broken is not None:
-            raise ExecutorError(f"The executor is broken; make a new one. It raised: {self._broken}")
+            raise ExecutorError(f"The executor is broken; make a new one. It raised: {self._broken!r}")
 
 
 class InProcessExecutor(LedgerExecutor[StatesT, ActionsT]):
@@ -221,8 +221,7 @@ class InProcessExecutor(LedgerExecutor[StatesT, ActionsT]):
     def set_weights(self, version: int, weights: Mapping[str, Tensor], /) -> None:
         """See `Executor.set_weights`; raises `ExecutorError` while jobs are queued for the weights before."""
         self._check_open()
-        waiting = sum(len(call.jobs) for call in self._ledger.outstanding)
-        if waiting:
+        if waiting := sum(len(call.jobs) for call in self._ledger.outstanding):
             raise ExecutorError(f"{waiting} jobs wait for version {self._version}; poll or cancel them first.")
         self._version = version
         if self._load_weights is not None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from grpo_core.errors import ExecutorError, at_least_one
 from grpo_core.executors.ledger import Call
 from grpo_core.executors.protocol import FaultTolerance, WorkerFactory
-from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody, packed
+from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody, packed, unpacked
 from grpo_core.trajectory import ActionsT, StatesT
 
 STALLED_SECONDS = 30
@@ -99,12 +99,12 @@ class ProcessExecutor(FleetExecutor[StatesT, ActionsT]):
         worker = self._workers[place]
         assert worker is not None
         try:
-            answer: Answer = pickle.loads(worker.connection.recv_bytes())
+            message = worker.connection.recv_bytes()
         except (EOFError, OSError):
             self._workers[place] = None
             return Answer("deaths", f"its worker died ({worker.kill()})")
         worker.busy = False
-        return answer
+        return unpacked(message)
 
     def _release(self) -> None:
         self._end_all()

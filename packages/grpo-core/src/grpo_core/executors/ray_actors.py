@@ -15,7 +15,7 @@ from torch import Tensor
 from grpo_core.errors import ConfigError, ExecutorError, at_least_one
 from grpo_core.executors.ledger import Call
 from grpo_core.executors.protocol import FaultTolerance, WorkerFactory
-from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody, packed
+from grpo_core.executors.scheduling import Answer, FleetExecutor, WorkerBody, packed, unpacked
 from grpo_core.trajectory import ActionsT, StatesT
 
 
@@ -63,7 +63,8 @@ class RayExecutor(FleetExecutor[StatesT, ActionsT]):
         except ImportError as error:
             raise ExecutorError("Ray is not installed; install it with `pip install 'grpo-core[ray]'`.") from error
 
-        self._ray = ray
+        self._ray, self._threads = ray, threads
+        self._factory = ray.cloudpickle.dumps(factory)
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray and address is None:
             ray.init(
@@ -81,7 +82,6 @@ class RayExecutor(FleetExecutor[StatesT, ActionsT]):
             raise ExecutorError(
                 f"Ray is in use already, with the cluster at `{used}`, not `{address}`; leave `address` out."
             )
-        self._factory, self._threads = ray.cloudpickle.dumps(factory), threads
         self._make = ray.remote(_Actor).options(
             num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=1
         )
@@ -115,14 +115,13 @@ class RayExecutor(FleetExecutor[StatesT, ActionsT]):
     def _receive(self, ref: Any) -> tuple[int, Answer]:
         place = self._pending.pop(ref)
         try:
-            answer: Answer = pickle.loads(self._ray.get(ref))
+            return place, unpacked(self._ray.get(ref))
         except self._ray.exceptions.RayTaskError as error:
             return place, Answer("exceptions", str(error))
         except self._ray.exceptions.RayError as error:
             self._stop_worker(place)
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             return place, Answer("deaths", f"its worker died ({reason})")
-        return place, answer
 
     def _release(self) -> None:
         if self._ray.is_initialized():

@@ -9,7 +9,7 @@ import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -63,6 +63,14 @@ class WorkerBody:
 def packed(weights: Mapping[str, Tensor]) -> bytes:
     """Weights as they travel: on the CPU and without gradient."""
     return pickle.dumps({name: tensor.detach().cpu() for name, tensor in weights.items()}, pickle.HIGHEST_PROTOCOL)
+
+
+def unpacked(message: bytes) -> Answer:
+    """What a worker said, which this process may not have the classes for."""
+    try:
+        return cast(Answer, pickle.loads(message))
+    except Exception as error:
+        return Answer("exceptions", f"its answer cannot be read here: {error!r}")
 
 
 def _compact(trajectory: Trajectory[Any, Any]) -> Trajectory[Any, Any]:
@@ -174,13 +182,14 @@ class FleetExecutor(LedgerExecutor[StatesT, ActionsT]):
     def _attend(self, timeout: float | None) -> None:
         """Waits for answers, then settles them, ends what is overdue and gives out calls."""
         self._dispatch()
+        answers = self._wait(timeout)
         try:
-            for place, answer in self._wait(timeout):
+            for place, answer in answers:
                 self._settle(place, answer)
             for place, worker in enumerate(self._places):
                 if worker.deadline < time.monotonic():
                     self._end_overdue(place)
-        except ExecutorError as error:
+        except BaseException as error:  # also Ctrl-C: half settled, a call would be waited for without end
             self._broken = error
             raise
         self._dispatch()
@@ -188,11 +197,10 @@ class FleetExecutor(LedgerExecutor[StatesT, ActionsT]):
     def _dispatch(self) -> None:
         for place, worker in enumerate(self._places):
             if worker.ready and worker.call is None:
-                worker.call = self._ledger.next()
-                if worker.call is None:
+                if (call := self._ledger.next()) is None:
                     return
-                worker.deadline = time.monotonic() + self._tolerance.deadline
-                self._send(place, worker.call)
+                worker.call, worker.deadline = call, time.monotonic() + self._tolerance.deadline
+                self._send(place, call)
 
     def _settle(self, place: int, answer: Answer) -> None:
         worker = self._places[place]
