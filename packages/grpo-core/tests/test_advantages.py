@@ -133,8 +133,13 @@ def test_large_rewards_do_not_overflow(dtype):
     assert group_std(rewards, groups, valid).tolist() == pytest.approx(expected)
 
 
+def test_the_deviation_is_that_of_the_sample_or_as_it_is():
+    for ddof, expected in ((1, 0.5**0.5), (0, 1.0)):
+        assert group_std(*flat([[0.0, 1.0]]), eps=0.0, ddof=ddof).tolist() == pytest.approx([-expected, expected])
+
+
 def test_the_greedy_member_is_the_baseline_of_its_group():
-    rewards, groups, valid = flat([[0.5, 1.0, 0.0], [1.0, 1.0], [0.0, 1.0, 1.0]])
+    rewards, groups, valid = flat([[0.5, 1.0, 0.0], [1.0, 1.0], [0.0, 1.0, 0.0]])
     valid[5] = False
     rewards[5] = float("nan")
     assert greedy_baseline(rewards, groups, valid).tolist() == [0.0, 0.5, -0.5, 0.0, 0.0, 0.0, 0.0, 0.0]

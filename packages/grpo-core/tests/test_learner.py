@@ -298,7 +298,8 @@ def test_credit_goes_to_single_decisions_and_components(table_policy):
         rows = torch.arange(2 * member, 2 * member + 2)
         decisions = Decisions(states=rows, actions=rows, log_prob=torch.zeros(2, 2, dtype=torch.float64))
         trajectories.append(Trajectory(job=Job(spec=spec, member=member), decisions=decisions, reward=1.0))
-    credit = torch.tensor([[1.0, 0.0], [0.0, -2.0], [0.0, 0.0], [3.0, 0.5]], dtype=torch.float64)
+    # So large that any bound of the gradient's norm would show.
+    credit = 1e6 * torch.tensor([[1.0, 0.0], [0.0, -2.0], [0.0, 0.0], [3.0, 0.5]], dtype=torch.float64)
     learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=8.0), GRPOConfig(**plain()))
     metrics = learner.update(collate(trajectories), credit)
     torch.testing.assert_close(policy.log_prob.detach(), credit)
@@ -730,7 +731,8 @@ def test_parameters_in_float16_are_refused():
 def test_an_update_goes_on_bit_for_bit_after_a_save(gaussian_policy, episodes):
     def fresh(seed: int) -> tuple[Any, Learner[Tensor, Tensor]]:
         policy = gaussian_policy(seed)
-        optimizer = torch.optim.AdamW(policy.parameters(), lr=0.03)
+        groups = [{"params": [policy.weight]}, {"params": [policy.log_std], "lr": torch.tensor(0.01)}]
+        optimizer = torch.optim.AdamW(groups, lr=0.03)
         return policy, Learner(policy, optimizer, GRPOConfig(minibatches=2))
 
     policy, learner = fresh(seed=0)
