@@ -55,7 +55,7 @@ def _timed(
     embedding = linear(embedder.time_embedder, next(features).view(*times.shape, -1))
     modulation = linear(embedder.time_proj, linear(embedder.act_fn, embedding))
     modulation = rearrange(modulation, "... (six width) -> ... six 1 width", six=6)
-    modulation[..., 1::3, :, :] += 1  # the scales: once here instead of twice in every layer
+    modulation[..., 1::3, :, :].add_(1)  # the scales: once here instead of twice in every layer
     return Timed(embedding, _modulations(experts, modulation))
 
 
