@@ -73,12 +73,15 @@ def joint_heads(
         tokens: Of each expert, in the order of the joint sequence.
         table: Cosine and sine per token of the sequence and pair of channels.
     """
-    norms = [own.norms for own in weights]
-    write = not torch.compiler.is_compiling() and not any(map(_is_dual, (*tokens, *norms)))
+    norms, lengths = [own.norms for own in weights], [math.prod(part.shape[1:-1]) for part in tokens]
+    compiling = torch.compiler.is_compiling()
+    write = not compiling and not any(map(_is_dual, (*tokens, *norms)))
     heads = _project(weights, tokens, write=write)
     normal = F.rms_norm(heads[:2], heads.shape[-1:], eps=weights[0].eps)
-    parts = torch.split(normal, [math.prod(part.shape[1:-1]) for part in tokens], dim=2)
-    scaled = _scale(normal, parts, norms, write=write)
+    if compiling:
+        scaled = normal * _by_token(norms, lengths)
+    else:
+        scaled = _scale(normal, torch.split(normal, lengths, dim=2), norms, write=write)
     turned, heads = rotate(_split(scaled, table), table), _split(heads, table)
     if turned.dtype == heads.dtype:
         return turned[0], (turned[1], heads[2])
@@ -102,6 +105,14 @@ def _project(
     for own, part, rows in zip(weights, tokens, torch.split(heads, lengths, dim=1), strict=True):
         own.product.apply(part, into=rows)
     return heads.unsqueeze(1)
+
+
+def _by_token(norms: Sequence[Tensor], lengths: Sequence[int]) -> Float32[Tensor, "2 1 tokens all_heads"]:
+    """The norms' weights at every token: chosen, not joined, so that the compiler turns heads in the norm's kernel."""
+    if len(norms) == 1:
+        return norms[0]
+    of_first = torch.arange(sum(lengths), device=norms[0].device).unsqueeze(1) < lengths[0]
+    return torch.where(of_first, norms[0], norms[1])
 
 
 def _scale(normal: Tensor, parts: Sequence[Tensor], norms: Sequence[Tensor], *, write: bool) -> Tensor:
