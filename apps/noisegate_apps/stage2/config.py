@@ -40,8 +40,8 @@ class GateSettings:
     sigma: Literal["shared", "latent", "state"] = "latent"
     """What the deviation of the gate's noise depends on: one for all (`shared`, the paper's), one per `latent`, or the
     denoising `state` too."""
-    start_sigma: float = 0.5
-    """Deviation of the gate's noise before training; positive."""
+    start_sigma: float = 1.2
+    """Deviation of the gate's noise before training; positive. 1.2 tries nearly all scales from the first update on."""
     start_scales: tuple[float, ...] = ()
     """Relative scales at which training starts, one per latent, between 0 and 2: for example what the lattice found.
     The shared schedule (1 for all) unless given."""
@@ -132,9 +132,9 @@ class Stage2Config:
     scene: SceneName | None = None
     """Which scenes of the tabletop: `random`, or `clean`, which varies poses alone; those on which the policy has
     learned unless given."""
-    epochs: int = 10
+    epochs: int = 20
     """How many updates the gate gets."""
-    episodes_per_epoch: int = 32
+    episodes_per_epoch: int = 64
     """Trajectories of one update; a multiple of `group_size`."""
     group_size: int = 8
     """G: trajectories of the same scene."""
@@ -150,14 +150,14 @@ class Stage2Config:
     step_price: float = 0.0
     """What an evaluated denoising step costs: the reward is success minus this times the network calls per chunk. Above
     0, advantages are not divided by their group's deviation, so that the price keeps its size beside success."""
-    learning_rate: float = 1e-5
-    """Step size of AdamW; where `kl` is given, at the start. A gate that imitates nothing wants more: 1e-3."""
-    kl: tuple[float, float] | None = (0.001, 0.005)
+    learning_rate: float = 1e-3
+    """Step size of AdamW; where `kl` is given, at the start."""
+    kl: tuple[float, float] | None = None
     """Band in which the learning rate holds the KL divergence of an update, per latent in nats; None keeps the rate."""
     clip: float = 0.2
     """How far the importance ratio may leave 1 before it is clipped."""
-    inner_epochs: int = 4
-    """How many passes are made over each batch."""
+    inner_epochs: int = 1
+    """How many passes are made over each batch. Rewards of few episodes are noisy: more passes learn the noise."""
     entropy_weight: float = 0.01
     """Weight of the entropy at the start: beta."""
     entropy_decay: float = 0.999
@@ -168,9 +168,9 @@ class Stage2Config:
     """Network calls per chunk; the policy's own number unless given."""
     gate: GateSettings = field(default_factory=GateSettings)
     """The gating policy network."""
-    imitate: int = 48
-    """Episodes of each task, each in a scene of its own, in whose states the gate first imitates the `lattice`'s best
-    schedule of that task; 0 for none, as where there is no lattice."""
+    orient: int = 288
+    """Episodes, spread over tasks and scenes, from whose states the gate first learns to tell tasks apart, without any
+    reward; 0 for none (the paper's), as where there is one task."""
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
     policy's own for this imagination unless given, where it brings one."""
@@ -206,7 +206,7 @@ class Stage2Config:
         at_least(self, 1, "group_size", "episodes_per_epoch", "eval_episodes", "eval_slots", "denoising_steps")
         at_least(self, 1, "inner_epochs", "members_per_call")
         at_least(self, 0 if self.executor == "in-process" else 1, "workers")
-        at_least(self, 0, "epochs", "step_price", "imitate")
+        at_least(self, 0, "epochs", "step_price", "orient")
         if self.episodes_per_epoch % self.group_size:
             raise ValueError(
                 f"`episodes_per_epoch` is {self.episodes_per_epoch}; it must be a multiple of `group_size` "
@@ -237,9 +237,9 @@ class Stage2Config:
             require_checkout(self.robotwin)
 
     @property
-    def imitates(self) -> bool:
-        """Whether the gate starts from a lattice."""
-        return bool(self.imitate) and self.lattice is not None and self.gate.per_latent
+    def orients(self) -> bool:
+        """Whether the gate learns to tell tasks apart before it is rewarded."""
+        return bool(self.orient) and len(self.tasks) > 1
 
     @property
     def calls_per_epoch(self) -> int:
@@ -252,15 +252,15 @@ def paper() -> Stage2Config:
     """The paper's settings (appendix D): noise independent per step, groups of eight in turn, a fixed rate."""
     return Stage2Config(
         imagination=ImaginationConfig(),
-        imitate=0,
+        orient=0,
         epochs=50,
         episodes_per_epoch=8,
+        inner_epochs=4,
         learning_rate=3e-4,
-        kl=None,
         sampling=Sampling(revisit=None),
         denoising_steps=10,
         exploration=Exploration(held="step"),
-        gate=GateSettings(sigma="shared", relative=False, max_mean=None),
+        gate=GateSettings(sigma="shared", start_sigma=0.5, relative=False, max_mean=None),
     )
 
 

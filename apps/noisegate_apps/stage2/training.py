@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ from noisegate_apps.runs.state import TrainingState
 from noisegate_apps.runs.tracking import tracked
 from noisegate_apps.stage2.config import Stage2Config
 from noisegate_apps.stage2.gate import learned, new_gate
-from noisegate_apps.stage2.imitation import imitate, imitated
+from noisegate_apps.stage2.orientation import orient
 from noisegate_apps.stage2.rollout import schedule_statistics
 from noisegate_apps.stage2.workers import GateExecutor, GateWorkers, counted, gate_executor
 from noisegate_gpn import GatingPolicyNetwork
@@ -116,23 +115,23 @@ def hear(gate: GatingPolicyNetwork, batch: Batch[Mapping[str, Tensor], Tensor]) 
         gate.standardize(batch.decisions.states["context"])
 
 
-def start_from_lattice(
-    config: Stage2Config, lattice: Path, workers: GateWorkers, policy: WorldPolicy, gate: GatingPolicyNetwork
-) -> None:
-    """Play episodes under the untrained gate, each in a scene of its own, and let it imitate the lattice in them."""
-    means = imitated(lattice, config.tasks, gate)
+def look_around(config: Stage2Config, workers: GateWorkers, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
+    """Play episodes under the untrained gate, each in a scene of its own, from which it learns to tell tasks apart."""
     seeds = sorted(set().union(*training_seeds(config).values()))
     groups = RoundRobin(config.tasks, seeds, size=1, run_seed=config.seed)
-    jobs = [job for _ in range(config.imitate * len(config.tasks)) for job in groups.next().jobs()]
+    jobs = [job for _ in range(config.orient) for job in groups.next().jobs()]
     at_once = config.eval_slots if config.env == "tabletop" else workers.episodes
     with replace(workers, episodes=at_once).pool(workers=config.workers) as pool, progress_bar() as bar:
         rollout, trajectories = workers.rollout(policy, gate, pool), []
-        for start in bar.track(range(0, len(jobs), at_once), description="episodes in which to imitate the lattice"):
+        for start in bar.track(range(0, len(jobs), at_once), description="episodes to tell tasks apart"):
             trajectories += rollout(jobs[start : start + at_once])
     batch = collate(trajectories, device=gate.log_std.device)
     hear(gate, batch)
-    error = imitate(gate, batch, means, seed=config.seed)
-    Console(stderr=True).print(f"imitated `{lattice}` in {len(jobs)} episodes, squared error {error:.3f}")
+    found = orient(gate, batch, seed=config.seed)
+    Console(stderr=True).print(
+        f"{len(jobs)} episodes taught the gate to tell tasks apart: it is right in {100 * found.accuracy:.0f}% of the "
+        f"states of others (by chance {100 * found.chance:.0f}%)"
+    )
 
 
 def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> GatingPolicyNetwork:
@@ -156,7 +155,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     groups = group_source(config)
     state = TrainingState(folder.path / "state", {"gate": gate, "learner": learner, "groups": groups})
     done = state.resume()
-    begins = config.imitates and not done
+    begins = config.orients and not done
     if done >= config.epochs and not begins:
         return gate
     accelerator = tracked(Accelerator(cpu=True), folder, resumed_at=done)
@@ -174,8 +173,8 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
         episodes=config.members_per_call or config.group_size,
         device=config.device,
     )
-    if begins and config.lattice is not None:
-        start_from_lattice(config, config.lattice, workers, policy, gate)
+    if begins:
+        look_around(config, workers, policy, gate)
     opened = gate_executor(
         config.executor,
         workers,
@@ -194,7 +193,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
             executor.set_weights(learner.updates, weights)
             collected = collect(config, groups, executor)
             batch = collate(collected.trajectories, device=policy.device)
-            if not learner.updates and not config.imitates:
+            if not learner.updates and not config.orients:
                 hear(gate, batch)
             metrics = learner.update(batch)
             values = {name: value for name, value in asdict(metrics).items() if value is not None}

@@ -106,6 +106,33 @@ class GatingPolicyNetwork(nn.Module):
             StateShapeError: The tensors do not fit each other or the configuration.
             DeviceError: The tensors are on another device than the policy.
         """
+        features = self._features(latents, observation, times, context=context, state=state)
+        frames, chunk = times.shape[1], features[:, -1]
+        parts: list[Tensor] = []
+        if self.decision is not None:
+            decided: Tensor = self.decision(features[:, :frames])
+            parts.append(decided[..., 0])
+        if self.chunk_decision is not None:
+            parts.append(self.chunk_decision(chunk))
+        mean = torch.cat(parts, dim=1) + self._of_frames(self.mean_bias, frames)
+        bound, scales = self.config.max_mean, self.config.scales_of(frames)
+        if bound is not None:
+            mean = torch.cat([inward_clamp(mean[:, :scales], -bound, bound), mean[:, scales:]], dim=1)
+        log_std = self._of_frames(self.log_std, frames) if self.log_std.ndim else self.log_std
+        if self.config.sigma == "state":
+            log_std = log_std + decided[..., 1]
+        log_std = inward_clamp(log_std, self.config.min_log_std, self.config.max_log_std)
+        return SquashedGaussian(mean, log_std, self.config.alpha_max)
+
+    def _features(
+        self,
+        latents: Tensor,
+        observation: Tensor,
+        times: Tensor,
+        *,
+        context: Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> Float[Tensor, "batch rows width"]:
         self._check(latents, observation, times)
         self._check_condition("context", context, self.config.context_dim, latents)
         self._check_condition("state", state, self.config.state_dim, latents)
@@ -119,23 +146,14 @@ class GatingPolicyNetwork(nn.Module):
         for project, given in ((self.context, context), (self.state, state)):
             if project is not None:
                 summary = summary + project(given)
-        frames = merged.shape[1]
-        parts: list[Tensor] = []
+        rows: list[Tensor] = []
         if self.decision is not None:
-            shared = repeat(summary, "batch dim -> batch frames dim", frames=frames)
-            decided: Tensor = self.decision(self.actor(torch.cat([merged, shared], dim=-1)))
-            parts.append(decided[..., 0])
+            shared = repeat(summary, "batch dim -> batch frames dim", frames=merged.shape[1])
+            rows.append(torch.cat([merged, shared], dim=-1))
         if self.chunk_decision is not None:
-            parts.append(self.chunk_decision(self.actor(torch.cat([summary, summary], dim=-1))))
-        mean = torch.cat(parts, dim=1) + self._of_frames(self.mean_bias, frames)
-        bound, scales = self.config.max_mean, self.config.scales_of(frames)
-        if bound is not None:
-            mean = torch.cat([inward_clamp(mean[:, :scales], -bound, bound), mean[:, scales:]], dim=1)
-        log_std = self._of_frames(self.log_std, frames) if self.log_std.ndim else self.log_std
-        if self.config.sigma == "state":
-            log_std = log_std + decided[..., 1]
-        log_std = inward_clamp(log_std, self.config.min_log_std, self.config.max_log_std)
-        return SquashedGaussian(mean, log_std, self.config.alpha_max)
+            rows.append(rearrange(torch.cat([summary, summary], dim=-1), "batch dim -> batch 1 dim"))
+        found: Tensor = self.actor(torch.cat(rows, dim=1))
+        return found
 
     def policy_in(self, states: Mapping[str, Tensor]) -> SquashedGaussian:
         """Returns the policy in recorded states, with gradients.
@@ -147,16 +165,23 @@ class GatingPolicyNetwork(nn.Module):
         Raises:
             StateShapeError: The tensors do not fit each other or the configuration.
         """
-        dtype = self.log_std.dtype
         # Called, not `forward`: hooks of a module (FSDP2 gathers its weights in one) see calls alone.
-        policy: SquashedGaussian = self(
-            states["latents"].to(dtype),
-            states["observation"].to(dtype),
-            states["times"],
-            context=states.get("context"),
-            state=states.get("state"),
-        )
+        policy: SquashedGaussian = self(**self._inputs(states))
         return policy
+
+    def features_in(self, states: Mapping[str, Tensor]) -> Float[Tensor, "decisions rows width"]:
+        """Returns what decisions in recorded states are made from, with gradients: the input of the last layers.
+
+        A row for each latent whose scale is decided, and one for the chunk where there is a decision of its own. What
+        is learned from them beside success, the policy can decide by.
+
+        Args:
+            states: As for `policy_in`.
+
+        Raises:
+            StateShapeError: The tensors do not fit each other or the configuration.
+        """
+        return self._features(**self._inputs(states))
 
     def evaluate(self, states: Mapping[str, Tensor], actions: Float[Tensor, "decisions numbers"]) -> Evaluation:
         """Scores recorded decisions under the current weights, with gradients.
@@ -243,6 +268,12 @@ class GatingPolicyNetwork(nn.Module):
         policy = cls(load_config(Path(directory)))
         load_weights(Path(directory), policy)
         return policy
+
+    def _inputs(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `forward` takes of recorded states, which may be kept in half precision."""
+        dtype = self.log_std.dtype
+        seen = {name: tensor for name, tensor in states.items() if name in ("times", "context", "state")}
+        return seen | {name: states[name].to(dtype) for name in ("latents", "observation")}
 
     def _of_frames(self, values: Float[Tensor, " decisions"], frames: int) -> Float[Tensor, " taken"]:
         """Of one value per decision, those of a chunk that may have fewer latents."""
