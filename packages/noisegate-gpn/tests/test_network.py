@@ -186,6 +186,30 @@ def test_evaluating_and_acting_run_the_hooks_of_the_module(trained, make_chunk):
     assert calls == ["pre"] * 4
 
 
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [({}, 3), ({"stops": True}, 4), ({"scales": "chunk"}, 1), ({"scales": "none", "stops": True}, 1)],
+)
+def test_what_is_decided_is_linear_in_the_features(config, options, rows):
+    torch.manual_seed(0)
+    policy = GatingPolicyNetwork(replace(config, **options))
+    layers = [layer for layer in (policy.decision, policy.chunk_decision) if layer is not None]
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight)
+    latents, observation, times = state(5, 3, (4, 4))
+    states = {"latents": latents.half(), "observation": observation.half(), "times": times}
+    with torch.no_grad():
+        features, decided = policy.features_in(states), policy.policy_in(states).mean
+        parts = []
+        if policy.decision is not None:
+            parts.append(features[:, :3] @ policy.decision.weight[0])
+        if policy.chunk_decision is not None:
+            parts.append(features[:, -1] @ policy.chunk_decision.weight.T)
+        bias = policy._of_frames(policy.mean_bias, 3)
+    assert features.shape == (5, rows, config.width)
+    torch.testing.assert_close(decided, torch.cat(parts, dim=1) + bias)
+
+
 def test_a_sharded_policy_has_the_gradients_of_a_whole_one(config, tmp_path):
     distributed = torch.distributed
     whole, sharded = (GatingPolicyNetwork(replace(config, sigma="state")) for _ in range(2))
