@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 import torch
 
+from noisegate_apps.play.lies import ImaginationConfig
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.runs.folder import RunFolder
 from noisegate_apps.stage2.config import GateSettings, Stage2Config
@@ -29,6 +30,7 @@ config_of = partial(
     episodes_per_epoch=4,
     members_per_call=1,
     denoising_steps=STEPS,
+    orient=8,
 )
 
 
@@ -138,3 +140,20 @@ def test_a_worker_on_another_machine_with_the_installed_library_plays_the_same_e
     there = learn(policy, tmp_path / "there", executor="ray", workers=1, ray_address=cluster, **sizes)
     assert there[1] == here[1]
     assert all(torch.equal(there[0][name], tensor) for name, tensor in here[0].items())
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "name"),
+    [
+        ({}, "cpu", "processes"),
+        ({}, "cuda", "in-process"),
+        ({"workers": 1}, "cpu", "in-process"),
+        ({"episodes_per_epoch": 8}, "cpu", "in-process"),  # one call an epoch
+        ({"episodes_per_epoch": 8, "members_per_call": 4}, "cpu", "processes"),
+        ({"env": "robotwin", "imagination": ImaginationConfig()}, "cpu", "in-process"),
+        ({"executor": "in-process"}, "cpu", "in-process"),
+        ({"executor": "ray"}, "cuda", "ray"),
+    ],
+)
+def test_who_plays_is_chosen_by_what_there_is(options, device, name):
+    assert Stage2Config(**options).executor_on(device) == name

@@ -182,9 +182,10 @@ class Stage2Config:
     """Film two episodes and record attention and latency for the report: a few episodes more."""
     eval_slots: int = 48
     """How many environments the evaluation plays at once, all planned in one batch."""
-    executor: Literal["in-process", "processes", "ray"] = "in-process"
+    executor: Literal["auto", "in-process", "processes", "ray"] = "auto"
     """Who plays the training episodes: this process, worker processes, or actors of a Ray cluster, each worker with a
-    policy and simulators of its own; results do not depend on it."""
+    policy and simulators of its own; results do not depend on it. `auto` takes processes where several workers play the
+    tabletop on the CPU."""
     workers: int = 2
     """Rollout workers, or simulator processes where this process plans; results do not depend on it."""
     members_per_call: int | None = None
@@ -205,7 +206,7 @@ class Stage2Config:
     def __post_init__(self) -> None:
         at_least(self, 1, "group_size", "episodes_per_epoch", "eval_episodes", "eval_slots", "denoising_steps")
         at_least(self, 1, "inner_epochs", "members_per_call")
-        at_least(self, 0 if self.executor == "in-process" else 1, "workers")
+        at_least(self, 0 if self.executor in ("auto", "in-process") else 1, "workers")
         at_least(self, 0, "epochs", "step_price", "orient")
         if self.episodes_per_epoch % self.group_size:
             raise ValueError(
@@ -235,6 +236,13 @@ class Stage2Config:
             require(self.lattice, "a lattice", "make one with `uv run apps/eval.py lattice`")
         if self.env == "robotwin":
             require_checkout(self.robotwin)
+
+    def executor_on(self, device: str) -> Literal["in-process", "processes", "ray"]:
+        """Return who plays, where `auto` leaves it to the kind of device on which the policy plans."""
+        if self.executor != "auto":
+            return self.executor
+        alone = self.workers < 2 or self.calls_per_epoch < 2 or self.env == "robotwin" or device != "cpu"
+        return "in-process" if alone else "processes"
 
     @property
     def orients(self) -> bool:

@@ -176,7 +176,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     if begins:
         look_around(config, workers, policy, gate)
     opened = gate_executor(
-        config.executor,
+        config.executor_on(policy.device.type),
         workers,
         policy,
         gate,
@@ -292,7 +292,7 @@ def play(
 
 def run(config: Stage2Config) -> None:
     """Train, save the gate, and compare."""
-    if config.executor != "in-process" and config.calls_per_epoch < config.workers:
+    if config.executor not in ("auto", "in-process") and config.calls_per_epoch < config.workers:
         Console(stderr=True).print(
             f"note: an epoch makes {config.calls_per_epoch} calls for {config.workers} workers, so that some are idle; "
             "`--members-per-call 1` makes every episode a call of its own."
