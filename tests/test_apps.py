@@ -102,7 +102,18 @@ def test_a_killed_stage_1_goes_on_to_the_same_weights(app, kill_after, demonstra
 
 def test_a_killed_stage_2_goes_on_to_the_same_gate_and_leaves_what_it_promises(app, kill_after, tmp_path):
     arguments = ("--policy", POLICY, "--tasks", "place_a2b_left", "click_bell", "--epochs", "4", "--eval-episodes", "1")
-    arguments += ("--group-size", "2", "--episodes-per-epoch", "4", "--denoising-steps", "3", "--workers", "1")
+    arguments += (
+        "--group-size",
+        "2",
+        "--episodes-per-epoch",
+        "4",
+        "--denoising-steps",
+        "3",
+        "--workers",
+        "1",
+        "--orient",
+        16,
+    )
     printed = app("stage2", *arguments, "--out", tmp_path / "whole").output
     assert f"report: {tmp_path / 'whole' / 'report.html'}" in printed
     kill_after(2, tmp_path / "killed", "stage2", *arguments)

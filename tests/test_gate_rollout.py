@@ -68,11 +68,22 @@ def test_the_preset_of_the_paper_builds_its_gate(policy):
     assert new_gate(GateSettings(relative=True), policy).config.relative
 
 
-def test_a_gate_starts_at_the_scales_that_were_asked_for(policy):
-    gate = new_gate(GateSettings(start_scales=(0.4, 1.7)), policy)
+@pytest.mark.parametrize(
+    ("settings", "scales"),
+    [
+        (GateSettings(start_scales=(0.4, 1.7)), [0.4, 1.7]),
+        (GateSettings(start_scales=(0.7,)), [0.7, 0.7]),
+        (GateSettings(start_scales=(0.7,), scales="chunk"), [0.7]),
+        (GateSettings(start_scales=(0.7,), scales="none", stops=True), []),
+        (GateSettings(start_scales=()), [1.0, 1.0]),
+        (paper().gate, [1.0, 1.0]),
+    ],
+)
+def test_a_gate_starts_at_the_scales_that_were_asked_for(policy, settings, scales):
+    gate = new_gate(settings, policy)
     latents = torch.randn(3, policy.backbone.latent_channels, 3, 6, 4)
-    found = gate(latents[:, :, 1:], latents[:, :, :1], torch.full((3, 2), 0.6))
-    torch.testing.assert_close(1 + found.mean.tanh(), torch.tensor([[0.4, 1.7]] * 3))
+    found = gate(latents[:, :, 1:], latents[:, :, :1], torch.full((3, 2), 0.6)).mean[:, : len(scales)]
+    torch.testing.assert_close(1 + found.tanh(), torch.tensor([scales] * 3))
 
 
 def test_recorded_decisions_evaluate_to_the_same_log_probability(policy, gate, rolled):

@@ -42,9 +42,10 @@ class GateSettings:
     denoising `state` too."""
     start_sigma: float = 1.2
     """Deviation of the gate's noise before training; positive. 1.2 tries nearly all scales from the first update on."""
-    start_scales: tuple[float, ...] = ()
-    """Relative scales at which training starts, one per latent, between 0 and 2: for example what the lattice found.
-    The shared schedule (1 for all) unless given."""
+    start_scales: tuple[float, ...] = (0.6,)
+    """Relative scales at which training starts, between 0 and 2: one per latent, for example what the lattice found, or
+    one for all. From 0.6 a latent ends as often below half of its noise as above it; 1, or none given, is the shared
+    schedule (the paper's)."""
     max_mean: float | None = 1.5
     """Bound of the mean of a scale before the squash, at which a state stops to pull others along; None for none (the
     paper's). At 1.5 the median scale lies between 0.09 and 1.91."""
@@ -268,7 +269,7 @@ def paper() -> Stage2Config:
         sampling=Sampling(revisit=None),
         denoising_steps=10,
         exploration=Exploration(held="step"),
-        gate=GateSettings(sigma="shared", start_sigma=0.5, relative=False, max_mean=None),
+        gate=GateSettings(sigma="shared", start_sigma=0.5, start_scales=(), relative=False, max_mean=None),
     )
 
 

@@ -24,7 +24,7 @@ from noisegate_gpn import (
 
 
 def new_gate(settings: GateSettings, policy: WorldPolicy) -> GatingPolicyNetwork:
-    """Build the untrained gate: its median is the shared schedule, or the constant scales that were asked for.
+    """Build the untrained gate: its median is the constant scales that were asked for, or the shared schedule.
 
     Raises:
         ScaleError: There is not one scale for each latent, or one cannot be.
@@ -45,8 +45,9 @@ def new_gate(settings: GateSettings, policy: WorldPolicy) -> GatingPolicyNetwork
             state_dim=policy.settings.states.dim if sees else 0,
         )
     )
-    if settings.start_scales:
-        gate.start_at(settings.start_scales)
+    decided, start = gate.config.scales_of(policy.settings.future_latents), settings.start_scales
+    if decided and start:
+        gate.start_at(start * decided if len(start) == 1 else start)
     return gate
 
 
