@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import resource
 from dataclasses import replace
 
 import h5py
@@ -326,3 +327,14 @@ def test_an_episode_without_steps_is_refused():
 def test_format_errors_are_caught_as_the_packages_and_as_value_errors():
     assert issubclass(EpisodeFormatError, RobotwinEnvError)
     assert issubclass(EpisodeFormatError, ValueError)
+
+
+def test_an_episode_for_which_there_is_no_room_leaves_nothing_and_names_its_file(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))  # as full as a disk can be
+    try:
+        with pytest.raises(OSError, match=r"episode_0000000\.hdf5"):
+            write_episode(tmp_path / "episode_0000000.hdf5", make_episode())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -20,6 +20,9 @@ def replacing(path: Path) -> Iterator[Path]:
         with draft.open("rb") as written:
             os.fsync(written.fileno())
         draft.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say of which file
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

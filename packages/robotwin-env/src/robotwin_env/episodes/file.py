@@ -248,8 +248,13 @@ def write_episode(path: str | os.PathLike[str], episode: Episode) -> None:
     """
     if episode.frequency is None:
         raise EpisodeError("`frequency` is None; RoboTwin's layout records it, so set it (RoboTwin's own files: 15).")
-    with replacing(Path(path)) as draft, h5py.File(draft, "x") as file:
+    # Made in memory: where a disk is full, HDF5 itself cannot close its file, and ends the process.
+    with h5py.File(Path(path).name, "w", driver="core", backing_store=False) as file:
         write_current(file, episode, episode.frequency)
+        file.flush()
+        image = file.id.get_file_image()
+    with replacing(Path(path)) as draft:
+        draft.write_bytes(image)
 
 
 def episode_path(folder: str | os.PathLike[str], index: int) -> Path:
