@@ -89,7 +89,8 @@ def test_a_learned_row_plays_the_gate_that_its_training_builds(row, tmp_path):
     _, choose, digest = scheduled(row.name, Standin(), gate=tmp_path / "gate")
     schedule = choose([SimpleNamespace(instruction="", observation={})] * 2)
     assert isinstance(schedule, StoppingLearnedSchedule if stops else LearnedSchedule)
-    assert torch.allclose(schedule.next_times(first_step(Standin())), torch.tensor(5 / 6))  # untrained: shared
+    scale = 1.0 if settings.scales == "none" else 0.6  # untrained: where training starts
+    assert torch.allclose(schedule.next_times(first_step(Standin())), torch.tensor(1 - scale / 6))
     assert digest
     with pytest.raises(RunError, match="--gate FOLDER"):
         scheduled(row.name, Standin(), gate=None)
