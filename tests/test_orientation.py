@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grpo_core import Decisions, RoundRobin, Trajectory, collate
+from grpo_core import Decisions, RolloutError, RoundRobin, Trajectory, collate
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.folder import RunFolder
 from noisegate_apps.stage2 import orientation, training
 from noisegate_apps.stage2.config import Stage2Config
 from noisegate_apps.stage2.orientation import Orientation, orient
+from noisegate_apps.stage2.workers import GateWorkers
 from noisegate_gpn import GatingPolicyConfig, GatingPolicyNetwork
 
 TASKS = ("lift_pot", "slide_bolt")
@@ -105,6 +106,34 @@ def test_stage_2_tells_tasks_apart_first_and_only_once(tmp_path, monkeypatch, ca
     assert [len(jobs) for jobs in counted] == [8, 8]
     assert len({(job.spec.task, job.spec.seed) for job in counted[0]}) == 8  # a scene each
     assert "taught the gate to tell tasks apart: it is right in 100%" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.sim
+def test_each_task_is_played_in_its_own_scenes_and_lost_episodes_are_left_out(tmp_path, monkeypatch, capsys):
+    seeds, counted, lost = {"lift_pot": range(60_000, 60_004), "slide_bolt": range(60_002, 60_008)}, [], []
+    make = GateWorkers.rollout
+
+    def losing_the_first(self, *given):
+        play = make(self, *given)
+
+        def rollout(jobs):
+            if not lost:
+                lost.extend(jobs)
+                raise RolloutError("a simulator died")
+            return play(jobs)
+
+        return rollout
+
+    monkeypatch.setattr(GateWorkers, "rollout", losing_the_first)
+    monkeypatch.setattr(training, "training_seeds", lambda _: seeds)
+    monkeypatch.setattr(training, "orient", lambda *given, **_: counted.append(given[1].jobs) or Orientation(1.0, 0.5))
+    config = Stage2Config(tasks=TASKS, workers=0, orient=8, eval_slots=4, epochs=0)
+    training.train(config, RunFolder(tmp_path), load_policy(config.policy))
+    assert [len(jobs) for jobs in (lost, *counted)] == [4, 4]
+    assert all(job.spec.seed in seeds[job.spec.task] for job in (*lost, *counted[0]))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "up to 4 episodes were lost: a simulator died" in said
+    assert "4 episodes taught the gate" in said
 
 
 def test_one_task_alone_is_told_from_nothing():

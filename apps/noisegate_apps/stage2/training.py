@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -20,6 +20,7 @@ from grpo_core import (
     GRPOConfig,
     Learner,
     MixedAllocation,
+    RolloutError,
     RoundRobin,
     are_mixed,
     clipped,
@@ -89,10 +90,16 @@ def training_seeds(config: Stage2Config) -> dict[str, range | tuple[int, ...]]:
 
 def group_source(config: Stage2Config) -> RoundRobin:
     """Make what says which group is played next."""
-    seeds, sampling = training_seeds(config), config.sampling
-    known = sorted(set().union(*seeds.values()))
+    sampling = config.sampling
     make = RoundRobin if sampling.revisit is None else partial(MixedAllocation, revisit=sampling.revisit)
-    groups = make(config.tasks, known, size=config.group_size, run_seed=config.seed, antithetic=sampling.antithetic)
+    return _of_known_scenes(config, partial(make, size=config.group_size, antithetic=sampling.antithetic))
+
+
+def _of_known_scenes(config: Stage2Config, make: Callable[..., RoundRobin]) -> RoundRobin:
+    """A source of groups that gives each task its own scenes alone."""
+    seeds = training_seeds(config)
+    known = sorted(set().union(*seeds.values()))
+    groups = make(config.tasks, known, run_seed=config.seed)
     for task, own in seeds.items():
         for seed in set(known).difference(own):
             groups.exclude(task, seed)
@@ -117,20 +124,23 @@ def hear(gate: GatingPolicyNetwork, batch: Batch[Mapping[str, Tensor], Tensor]) 
 
 def look_around(config: Stage2Config, workers: GateWorkers, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
     """Play episodes under the untrained gate, each in a scene of its own, from which it learns to tell tasks apart."""
-    seeds = sorted(set().union(*training_seeds(config).values()))
-    groups = RoundRobin(config.tasks, seeds, size=1, run_seed=config.seed)
+    groups = _of_known_scenes(config, partial(RoundRobin, size=1))
     jobs = [job for _ in range(config.orient) for job in groups.next().jobs()]
     at_once = config.eval_slots if config.env == "tabletop" else workers.episodes
+    console = Console(stderr=True)
     with replace(workers, episodes=at_once).pool(workers=config.workers) as pool, progress_bar() as bar:
         rollout, trajectories = workers.rollout(policy, gate, pool), []
         for start in bar.track(range(0, len(jobs), at_once), description="episodes to tell tasks apart"):
-            trajectories += rollout(jobs[start : start + at_once])
+            try:
+                trajectories += rollout(jobs[start : start + at_once])
+            except RolloutError as error:  # the pool is whole again, and the other episodes suffice
+                console.print(f"note: up to {at_once} episodes were lost: {error}")
     batch = collate(trajectories, device=gate.log_std.device)
     hear(gate, batch)
     found = orient(gate, batch, seed=config.seed)
-    Console(stderr=True).print(
-        f"{len(jobs)} episodes taught the gate to tell tasks apart: it is right in {100 * found.accuracy:.0f}% of the "
-        f"states of others (by chance {100 * found.chance:.0f}%)"
+    console.print(
+        f"{len(trajectories)} episodes taught the gate to tell tasks apart: it is right in "
+        f"{100 * found.accuracy:.0f}% of the states of others (by chance {100 * found.chance:.0f}%)"
     )
 
 
