@@ -181,16 +181,32 @@ def test_a_codec_keeps_the_precision_that_is_stored(dtype, codec, tmp_path):
     assert ConvCodec.from_pretrained(tmp_path, torch_dtype=torch.float32).dtype == torch.float32
 
 
-def test_wans_codec_is_found_in_a_hub_cache_by_revision(wan_codec, frames, tmp_path):
-    repository = tmp_path / "models--someone--Wan"
+def in_hub_cache(folder, part=""):
+    """Where a part of revision `v2` of a repository lies in a cache of the hub's."""
+    repository = folder / "models--someone--Wan"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "v2").write_text("1" * 40)
-    wan_codec.autoencoder.save_pretrained(repository / "snapshots" / ("1" * 40) / "vae")
+    return repository / "snapshots" / ("1" * 40) / part
+
+
+def test_wans_codec_is_found_in_a_hub_cache_by_revision(wan_codec, frames, tmp_path):
+    wan_codec.autoencoder.save_pretrained(in_hub_cache(tmp_path, "vae"))
     options = {"cache_dir": tmp_path, "local_files_only": True}
     loaded = WanCodec.from_pretrained("someone/Wan", revision="v2", device="cpu", token="t", **options)
     assert torch.equal(loaded.encode(frames), wan_codec.encode(frames))
     with pytest.raises(WeightsError, match="the hub gave no such repository"):
         WanCodec.from_pretrained("someone/Wan", revision="v3", **options)
+
+
+def test_a_codec_takes_what_diffusers_models_take(codec, frames, tmp_path):
+    codec.save_pretrained(in_hub_cache(tmp_path, "codec"))
+    options = {"subfolder": "codec", "cache_dir": tmp_path, "local_files_only": True}
+    loaded = ConvCodec.from_pretrained("someone/Wan", revision="v2", device_map="cpu", token="t", **options)
+    assert torch.equal(loaded.encode(frames), codec.eval().encode(frames))
+    with pytest.raises(WeightsError, match="the hub gave no such repository"):
+        ConvCodec.from_pretrained("someone/Wan", revision="v3", **options)
+    with pytest.raises(ConfigurationError, match="one device"):
+        ConvCodec.from_pretrained("someone/Wan", revision="v2", device_map="auto", **options)
 
 
 def test_a_gradient_reaches_every_parameter(codec, frames):

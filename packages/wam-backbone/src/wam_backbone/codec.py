@@ -12,16 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wam_backbone._diffusers import AutoencoderKLWan, DiffusersModel, linear, register_to_config
-from wam_backbone.errors import ConfigurationError, ShapeError, WeightsError
+from wam_backbone.errors import ConfigurationError, ShapeError
 from wam_backbone.weights import (
+    DeviceMap,
     Hub,
-    check_fit,
     checkpoint_folder,
     floats,
-    locate,
+    one_device,
+    open_saved,
     read_object,
     safetensors_in,
-    shapes_of,
 )
 
 FRAMES_PER_LATENT = 4
@@ -198,6 +198,10 @@ class ConvCodec(DiffusersModel):
         *,
         subfolder: str | None = None,
         torch_dtype: torch.dtype | None = None,
+        device_map: DeviceMap = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
     ) -> Self:
         """Load what `save_pretrained` wrote.
@@ -206,28 +210,22 @@ class ConvCodec(DiffusersModel):
             pretrained_model_name_or_path: Folder or hub id.
             subfolder: Folder of the codec below that.
             torch_dtype: Of the codec; None keeps what is stored.
+            device_map: The one device to load onto.
+            revision: Of a hub repository.
+            token: For a private hub repository.
+            cache_dir: Of hub files.
             local_files_only: Look for a hub id in the local cache only.
 
         Raises:
             WeightsError: A file is missing or damaged, or does not fit the configuration.
+            ConfigurationError: `device_map` names several devices.
         """
-        patterns = [f"{subfolder}/{kind}" if subfolder else kind for kind in ("*.json", "*.safetensors")]
-        folder = locate(pretrained_model_name_or_path, patterns, Hub(local_files_only=local_files_only))
-        folder /= subfolder or ""
-        stored = safetensors_in(folder)
-        try:
-            codec = cls.from_config(read_object(folder / "config.json"))
-        except TypeError as error:
-            raise WeightsError(f"`{folder / 'config.json'}` describes no codec ({error}); restore it.") from error
-        check_fit(
-            shapes_of(codec),
-            {name: tensor.shape for name, tensor in stored.items()},
-            target=f"the configuration in `{folder}`",
-            advice="load the folder as `save_pretrained` wrote it.",
-        )
-        read = {name: floats(name, tensor) for name, tensor in stored.items()}
+        hub = Hub(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        saved = open_saved(pretrained_model_name_or_path, subfolder, hub)
+        codec = saved.build(cls.from_config)
+        read = {name: floats(name, tensor) for name, tensor in saved.tensors.items()}
         codec.load_state_dict({name: t.to(torch_dtype or t.dtype, copy=True) for name, t in read.items()}, assign=True)
-        return codec.eval()
+        return codec.to(one_device(device_map)).eval()
 
     def encode(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
         """Normalised latents of `1 + 4 F` frames in [-1, 1].

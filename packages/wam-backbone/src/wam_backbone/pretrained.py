@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from wam_backbone._diffusers import DiffusersAdapterModel
 from wam_backbone.action_index import ActionIndex
-from wam_backbone.errors import AdapterError, ConfigurationError, WeightsError
+from wam_backbone.errors import AdapterError, ConfigurationError
 from wam_backbone.initialisation import draw_missing, initialise_head
 from wam_backbone.normalization import STATISTICS_FILE, Scaling, Statistics
 from wam_backbone.sampling import SAMPLING_FILE, Sampling
@@ -27,12 +27,10 @@ from wam_backbone.weights import (
     check_video,
     fill,
     interpolate,
-    locate,
     one_device,
     open_fastwam,
+    open_saved,
     open_wan,
-    read_object,
-    safetensors_in,
     shapes_of,
 )
 
@@ -210,23 +208,12 @@ class PretrainedModel(DiffusersAdapterModel):
             ConfigurationError: `device_map` names several devices.
         """
         device = one_device(device_map)
-        patterns = [f"{subfolder}/{kind}" if subfolder else kind for kind in ("*.json", "*.safetensors")]
         hub = Hub(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-        folder = locate(pretrained_model_name_or_path, patterns, hub) / (subfolder or "")
-        stored = safetensors_in(folder)
+        saved = open_saved(pretrained_model_name_or_path, subfolder, hub)
         # A folder that does not name `action_index` was written before tokens carried their number.
-        config = read_object(folder / "config.json")
-        try:
-            model = cls._empty({"action_index": ActionIndex.NONE.value} | config)
-        except TypeError as error:
-            raise WeightsError(f"`{folder / 'config.json'}` describes no model ({error}); restore it.") from error
-        check_fit(
-            shapes_of(model),
-            {name: tensor.shape for name, tensor in stored.items()},
-            target=f"the configuration in `{folder}`",
-            advice="load the folder as `save_pretrained` wrote it.",
-        )
-        fill(model, stored, torch_dtype, device)
+        model = saved.build(lambda config: cls._empty({"action_index": ActionIndex.NONE.value} | config))
+        fill(model, saved.tensors, torch_dtype, device)
+        folder = saved.folder
         if (folder / STATISTICS_FILE).is_file():
             model.statistics = Statistics.load(folder / STATISTICS_FILE)
         if (folder / SAMPLING_FILE).is_file():

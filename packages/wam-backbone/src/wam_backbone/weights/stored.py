@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -19,6 +19,8 @@ from wam_backbone.errors import ConfigurationError, WeightsError
 from wam_backbone.weights.names import unwrapped
 
 _LISTED = 8
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 DeviceMap: TypeAlias = str | int | torch.device | Mapping[str, str | int | torch.device] | None
 """One device, as diffusers' `device_map` may name it."""
@@ -178,6 +180,50 @@ def check_fit(
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of a module, which may be on the meta device."""
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+class Saved(NamedTuple):
+    """What `save_pretrained` left in a folder."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+
+    def build(self, make: Callable[[dict[str, Any]], ModuleT]) -> ModuleT:
+        """Make the module that the configuration describes, with weights of its own, into which the tensors fit.
+
+        Raises:
+            WeightsError: The configuration describes none, or the tensors do not fit it.
+        """
+        try:
+            module = make(self.config)
+        except TypeError as error:
+            file = self.folder / "config.json"
+            raise WeightsError(f"`{file}` does not describe what is to be loaded ({error}); restore it.") from error
+        check_fit(
+            shapes_of(module),
+            {name: tensor.shape for name, tensor in self.tensors.items()},
+            target=f"the configuration in `{self.folder}`",
+            advice="load the folder as `save_pretrained` wrote it.",
+        )
+        return module
+
+
+def open_saved(source: str | PathLike[str], subfolder: str | None, hub: Hub) -> Saved:
+    """Open what `save_pretrained` wrote, in a folder or a hub repository; no tensor is read yet.
+
+    Args:
+        source: Folder or hub id.
+        subfolder: Folder below that.
+        hub: Which copy of a repository.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or the hub cannot be reached.
+    """
+    patterns = [f"{subfolder}/{kind}" if subfolder else kind for kind in ("*.json", "*.safetensors")]
+    folder = locate(source, patterns, hub) / (subfolder or "")
+    tensors = safetensors_in(folder)
+    return Saved(folder, read_object(folder / "config.json"), tensors)
 
 
 def one_device(device_map: DeviceMap) -> torch.device:
