@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -340,6 +341,11 @@ def test_a_reader_that_has_seen_enough_ends_a_run_without_a_word():
     piped = f"'{sys.executable}' -c \"{line}\" | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGPIPE, "result\n", "")
+
+
+def test_a_pipe_to_another_process_that_broke_is_no_silent_end():
+    with pytest.raises(BrokenPipeError), ending_in_one_line():
+        raise BrokenPipeError(errno.EPIPE, "a simulator has gone")
 
 
 def test_a_name_that_the_terminal_cannot_show_ends_no_run():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from noisegate_apps.runs.errors import RunError
 from robotwin_env.errors import RobotwinEnvError
@@ -66,7 +68,9 @@ def ending_in_one_line() -> Iterator[None]:
         sys.exit(128 + number)
     except worded() as error:
         sys.exit(f"error: {' '.join(str(error).split(CUT)[0].split())}")
-    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+    except BrokenPipeError:
+        if not _unread(sys.stdout) and not _unread(sys.stderr):  # another process than the reader has gone
+            raise
         with suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         sys.exit(128 + signal.SIGPIPE)
@@ -78,6 +82,16 @@ def ending_in_one_line() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGTERM, earlier)
+
+
+def _unread(stream: TextIO) -> bool:
+    """Whether whoever read the output, such as `head`, has seen enough."""
+    try:
+        ready = select.poll()
+        ready.register(stream.fileno(), 0)
+        return bool(ready.poll(0))  # asked for nothing, it tells of errors alone
+    except (OSError, ValueError, AttributeError):  # no stream of the system's
+        return False
 
 
 def worded() -> tuple[type[Exception], ...]:
