@@ -305,6 +305,8 @@ def test_listing_follows_folders_and_numbers_and_refuses_nothing(tmp_path):
         ({"instructions": ()}, "instructions"),
         ({"instructions": ("",)}, "instructions"),
         ({"frequency": 0}, "frequency"),
+        ({"frequency": float("nan")}, "frequency"),
+        ({"frequency": 16.7}, "frequency"),
         ({"ee_poses": np.zeros((5, 2, 7), np.float32)}, "ee_poses"),
         ({"frame_steps": np.array([0, 2, 1, 3, 4], np.int32)}, "ascend"),
         ({"frame_steps": np.array([1, 2, 3, 4, 6], np.int32)}, "ascend"),

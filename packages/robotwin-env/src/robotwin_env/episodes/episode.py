@@ -69,7 +69,7 @@ class Episode:
         if self.task is not None:
             _check_text("`task`", self.task)
         for name, number in (("frequency", self.frequency), ("seed", self.seed)):
-            if number is not None and (number != int(number) or abs(number) >= 2**63):
+            if number is not None and (not abs(number) < 2**63 or number != int(number)):
                 raise EpisodeError(f"`{name}` is {number}; it must be a whole number of at most 63 bits.")
         if self.frequency is not None and self.frequency < 1:
             raise EpisodeError(f"`frequency` is {self.frequency}; it must be 1 Hz or more.")
