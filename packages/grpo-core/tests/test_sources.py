@@ -127,8 +127,10 @@ def test_fragile_arms_are_given_again_with_the_same_noise_and_another_exploratio
     specs = play(source, 300)
     arms = Counter((spec.task, spec.seed, spec.noise) for spec in specs)
     again = [spec for spec in specs if arms[spec.task, spec.seed, spec.noise] > 1]
-    visits = len(specs) - len(arms)
-    assert 0.4 < visits / len(specs) < 0.6
+    often = [arm for arm in arms if arm[0] == "often"]
+    visits = sum(arms[arm] for arm in often)
+    assert 0.4 < (visits - len(often)) / visits < 0.6
+    assert all(count == 1 for (task, _, _), count in arms.items() if task == "never")
     by_arm: dict[tuple[str, int, int], list[GroupSpec]] = {}
     for spec in again:
         by_arm.setdefault((spec.task, spec.seed, spec.noise), []).append(spec)
@@ -188,6 +190,18 @@ def test_new_arms_are_drawn_in_proportion_to_their_tasks_chance():
     assert chances == pytest.approx({"a": 31 / 32, "b": 1 / 32})
     counts = Counter(source.next().task for _ in range(2000))
     assert counts["b"] / 2000 == pytest.approx(0.2 / 2 + 0.8 / 32, abs=0.02)
+
+
+def test_explored_alike_every_task_gets_its_share_also_of_the_revisits():
+    source = MixedAllocation(TASKS, range(1000), size=8, run_seed=3, explore=1.0)
+    specs = play(source, 600)
+    counts = Counter(spec.task for spec in specs)
+    assert all(abs(counts[task] - 200) < 5 for task in TASKS)
+    assert all(abs(Counter(spec.task for spec in specs[:60])[task] - 20) < 3 for task in TASKS)
+    arms = {task: len({(spec.seed, spec.noise) for spec in specs if spec.task == task}) for task in TASKS}
+    assert arms["never"] == counts["never"]
+    assert arms["often"] / counts["often"] == pytest.approx(0.5, abs=0.1)
+    assert share_of_mixed(specs) > share_of_mixed(play(RoundRobin(TASKS, range(1000), size=8, run_seed=3), 600))
 
 
 @pytest.mark.parametrize(

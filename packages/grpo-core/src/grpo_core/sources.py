@@ -6,6 +6,7 @@ What they give depends on what was reported to them, and in which order, but on 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -118,13 +119,15 @@ class MixedAllocation(RoundRobin):
     distribution over "a new arm of it is mixed", to which all its scenes contribute, since few are seen twice; and of
     every arm that was mixed, one of its own around that of its task.
 
-    A share `revisit` of the groups goes back to such fragile arms, in proportion to how likely they still are to be
-    mixed; the policy's noise is another one at every visit. The others are new arms of tasks in proportion to theirs.
+    Tasks are drawn in proportion to theirs, or alike as far as `explore` says. Of a task's groups a share `revisit`
+    goes back to its fragile arms, in proportion to how likely they still are to be mixed; the policy's noise is
+    another one at every visit. The others are new arms.
 
     Args:
         tasks: As of `RoundRobin`, like the next five.
-        revisit: Share of the groups that go to fragile arms, as far as there are any; in [0, 1].
-        explore: Share of the new arms whose task is drawn uniformly, in [0, 1]: the policy changes.
+        revisit: Share of the groups that go to fragile arms, as far as their task has any; in [0, 1].
+        explore: Share of the groups whose task is drawn uniformly, in [0, 1]. Below 1, tasks of which more groups are
+            mixed weigh more in what is learned; 1 keeps the mean over tasks the goal.
         discount: What is left of old counts when a group is added to them, in (0, 1].
         strength: How many groups an arm counts its task for in its own estimate; positive.
     """
@@ -167,16 +170,13 @@ class MixedAllocation(RoundRobin):
 
     def next(self) -> GroupSpec:
         """The next group to roll out; `SourceError` if every scene is excluded."""
-        tasks = self._open_tasks()
-        chances = {arm: self.chance(*arm) for arm in self._candidates()}
+        weights = {task: self.chance(task) for task in self._open_tasks()}
+        uniform = self._explore * sum(weights.values()) / len(weights)
+        shares = {task: uniform + (1 - self._explore) * weight for task, weight in weights.items()}
+        task = _pick(shares, (stable_seed(self._options["run_seed"], "tasks") / 2**63 + self._given * _GOLDEN) % 1.0)
+        chances = {arm: self.chance(*arm) for arm in self._candidates(task)}
         again = bool(chances) and self._draw("revisit") < self._revisit
-        if again:
-            arm = _pick(chances, self._draw("arm"))
-        else:
-            weights = {task: self.chance(task) for task in tasks}
-            uniform = self._explore * sum(weights.values()) / len(tasks)
-            shares = {task: uniform + (1 - self._explore) * weight for task, weight in weights.items()}
-            arm = self._fresh_arm(_pick(shares, self._draw("task")))
+        arm = _pick(chances, self._draw("arm")) if again else self._fresh_arm(task)
         self._under_way[self._given] = arm, not again
         return self._group(arm)
 
@@ -206,17 +206,21 @@ class MixedAllocation(RoundRobin):
         super()._take_up(state)
         self._new, self._fragile, self._under_way = new, fragile, {}
 
-    def _candidates(self) -> list[Arm]:
-        """Fragile arms that are likelier to be mixed than a new arm of their task."""
+    def _candidates(self, task: str) -> list[Arm]:
+        """Fragile arms of a task that are likelier to be mixed than a new one."""
         busy = {arm for arm, _ in self._under_way.values()}
-        open_arms = [arm for arm in self._fragile if arm not in busy and arm[:2] not in self._excluded]
-        return [arm for arm in open_arms if self.chance(*arm) > self.chance(arm[0])]
+        known = [arm for arm in self._fragile if arm[0] == task and arm not in busy and arm[:2] not in self._excluded]
+        return [arm for arm in known if self.chance(*arm) > self.chance(task)]
 
     def _count(self, counts: list[float], mixed: bool) -> None:
         counts[:] = [self._discount * counts[0] + mixed, self._discount * counts[1] + (not mixed)]
 
     def _draw(self, purpose: str) -> float:
         return stable_seed(self._options["run_seed"], "allocation", purpose, self._given) / 2**63
+
+
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+"""Multiples of it, modulo 1, cover every interval evenly from the first few on: each task soon has its share."""
 
 
 def _pick(weights: Mapping[ValueT, float], draw: float) -> ValueT:
