@@ -331,6 +331,40 @@ def test_fields_out_of_range_are_refused_by_name(wrong):
         GatingPolicyConfig(**({"latent_channels": 4, "frames": 2} | wrong))
 
 
+@pytest.mark.parametrize("options", [{}, {"scales": "chunk"}, {"stops": True}])
+def test_standardized_features_have_no_mean_and_unit_deviation_and_decide_the_same(options):
+    torch.manual_seed(0)
+    policy = GatingPolicyNetwork(GatingPolicyConfig(latent_channels=4, frames=2, width=16, **options))
+    seen, other = (
+        {
+            "latents": torch.randn(96, 4, 2, 3, 2),
+            "observation": torch.randn(96, 4, 1, 3, 2),
+            "times": torch.rand(96, 2),
+        }
+        for _ in range(2)
+    )
+    raw, decided = policy.features_in(seen), policy.policy_in(other)
+    assert raw.flatten(0, 1).mean(0).abs().max() > 0.05  # what all states have in common
+    for _ in range(2):  # the second time nothing is left to do
+        policy.standardize_features(seen)
+        rows = policy.features_in(seen).flatten(0, 1)
+        assert torch.allclose(rows.mean(0), torch.zeros(16), atol=1e-4)
+        assert torch.allclose(rows.std(0, unbiased=False), torch.ones(16), atol=1e-3)
+    expected = (raw - raw.flatten(0, 1).mean(0)) / raw.flatten(0, 1).std(0, unbiased=False)
+    assert torch.allclose(policy.features_in(seen), expected, atol=1e-3)
+    now = policy.policy_in(other)
+    assert torch.equal(now.mean, decided.mean)
+    assert torch.equal(now.log_std, decided.log_std)
+
+
+def test_a_feature_that_is_the_same_in_all_states_keeps_its_unit():
+    policy = GatingPolicyNetwork(GatingPolicyConfig(latent_channels=4, frames=2, width=16, scales="chunk"))
+    states = {"latents": torch.zeros(8, 4, 2, 3, 2), "observation": torch.zeros(8, 4, 1, 3, 2)}
+    policy.standardize_features(states | {"times": torch.ones(8, 2)})
+    assert policy.features_in(states | {"times": torch.ones(8, 2)}).abs().max() < 1.0
+    assert policy.features_in(states | {"times": torch.zeros(8, 2)}).isfinite().all()
+
+
 def test_standardized_instructions_stand_apart_and_leave_the_untrained_policy_as_it_is():
     torch.manual_seed(0)
     policy = GatingPolicyNetwork(GatingPolicyConfig(latent_channels=4, frames=2, context_dim=8))

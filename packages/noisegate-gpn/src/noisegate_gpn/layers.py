@@ -131,6 +131,29 @@ class InstructionProjection(nn.Linear):
         self.spread.copy_(torch.where(spread > 1e-3, spread, 1.0))
 
 
+class Standardization(nn.Module):
+    """Measures each feature from a mean, in units of a deviation, both kept beside the weights; 0 and 1 at first."""
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+
+    def forward(self, features: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """Standardizes the last dimension."""
+        return (features - self.center) / self.spread
+
+    @torch.no_grad()
+    def fit(self, features: Float[Tensor, "*batch width"]) -> None:
+        """Takes mean and deviation from standardized features; one that hardly differs keeps its deviation."""
+        center, spread = features.flatten(0, -2).mean(dim=0), features.flatten(0, -2).std(dim=0, unbiased=False)
+        self.center.add_(center * self.spread)
+        self.spread.mul_(torch.where(spread > 1e-3, spread, 1.0))
+
+
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of a time in [0, 1], then a two-layer MLP."""
 

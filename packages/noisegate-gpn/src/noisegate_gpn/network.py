@@ -22,6 +22,7 @@ from noisegate_gpn.layers import (
     InstructionProjection,
     LatentEncoder,
     ObservationFusion,
+    Standardization,
     TimeEmbedding,
     inward_clamp,
 )
@@ -70,6 +71,7 @@ class GatingPolicyNetwork(nn.Module):
         self.context = InstructionProjection(config.context_dim, width) if config.context_dim else None
         self.state = nn.Linear(config.state_dim, width) if config.state_dim else None
         self.actor = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.standardization = Standardization(width)
         of_chunk = (config.scales == "chunk") + config.stops
         self.decision = _zero_linear(width, 2 if config.sigma == "state" else 1) if config.scales == "latent" else None
         self.chunk_decision = _zero_linear(width, of_chunk) if of_chunk else None
@@ -152,7 +154,7 @@ class GatingPolicyNetwork(nn.Module):
             rows.append(torch.cat([merged, shared], dim=-1))
         if self.chunk_decision is not None:
             rows.append(rearrange(torch.cat([summary, summary], dim=-1), "batch dim -> batch 1 dim"))
-        found: Tensor = self.actor(torch.cat(rows, dim=1))
+        found: Tensor = self.standardization(self.actor(torch.cat(rows, dim=1)))
         return found
 
     def policy_in(self, states: Mapping[str, Tensor]) -> SquashedGaussian:
@@ -253,6 +255,21 @@ class GatingPolicyNetwork(nn.Module):
             needed = f"(rows, {size})" if size else "none, unless `context_dim` is set"
             raise StateShapeError(f"`context` has shape {tuple(context.shape)}; needed is {needed}.")
         self.context.standardize(context)
+
+    @torch.no_grad()
+    def standardize_features(self, states: Mapping[str, Tensor]) -> None:
+        """Measures `features_in` from its mean in some states, in units of its deviation there.
+
+        What all states have in common otherwise moves the decisions in all of them together for long, as soon as some
+        are rewarded. An untrained policy decides the same as before.
+
+        Args:
+            states: As for `policy_in`, a few hundred of the kind in which the policy will decide.
+
+        Raises:
+            StateShapeError: The tensors do not fit each other or the configuration.
+        """
+        self.standardization.fit(self.features_in(states))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes `config.json` and `model.safetensors` into `directory`, which is created."""
