@@ -31,8 +31,8 @@ ABOUT: Mapping[str, tuple[str, str, str]] = {
     ),
     "stage2": (
         "Gating policy network",
-        "Decides in every denoising step how far each imagined latent falls (Stage 2): learns to tell tasks apart by "
-        "what it sees, then what to do about each by GRPO on task success, the world model frozen.",
+        "Decides in every denoising step how far each imagined latent falls (Stage 2): learns to see whether a "
+        "latent follows from the observation, then what that is worth by GRPO on task success, the world model frozen.",
         "The world model, tasks and imagination that it was trained with; elsewhere its decisions mean nothing.",
     ),
 }

@@ -41,6 +41,15 @@ def test_the_paper_takes_tasks_and_scenes_in_turn_and_the_default_goes_where_som
     assert group_source(config(antithetic=True)).next().antithetic
 
 
+def test_tasks_weigh_alike_whatever_is_mixed():
+    groups, play = group_source(config()), executor()
+    given = [one for _ in range(10) for one in collect(config(), groups, play).trajectories]
+    tasks = [trajectory.job.spec.task for trajectory in given]
+    assert tasks.count("lift_pot") == tasks.count("click_bell")
+    scenes = {task: {t.job.spec.seed for t in given if t.job.spec.task == task} for task in TASKS}
+    assert len(scenes["lift_pot"]) < 0.75 * len(scenes["click_bell"])  # fragile ones come again
+
+
 def test_scenes_of_no_pool_of_a_task_are_never_given(monkeypatch):
     monkeypatch.setattr(training, "training_seeds", lambda _: {"click_bell": (1, 2), "lift_pot": (2, 3)})
     groups = group_source(config(revisit=None))

@@ -98,8 +98,8 @@ class Sampling:
     """Which groups are played for training."""
 
     revisit: float | None = 0.5
-    """Share of the groups that go back to scenes and initial noise with which a group was mixed, in [0, 1]; the others
-    go to tasks in proportion to how often theirs are. None takes all tasks and scenes in turn (the paper's)."""
+    """Share of a task's groups that go back to scenes and initial noise with which one was mixed, in [0, 1]; tasks get
+    the same share each. None takes all tasks and scenes in turn (the paper's)."""
     antithetic: bool = False
     """Whether the members of a group come in pairs of opposite noise."""
     mixed_groups: int | None = None
@@ -133,7 +133,7 @@ class Stage2Config:
     scene: SceneName | None = None
     """Which scenes of the tabletop: `random`, or `clean`, which varies poses alone; those on which the policy has
     learned unless given."""
-    epochs: int = 20
+    epochs: int = 30
     """How many updates the gate gets."""
     episodes_per_epoch: int = 64
     """Trajectories of one update; a multiple of `group_size`."""
@@ -157,8 +157,8 @@ class Stage2Config:
     """Band in which the learning rate holds the KL divergence of an update, per latent in nats; None keeps the rate."""
     clip: float = 0.2
     """How far the importance ratio may leave 1 before it is clipped."""
-    inner_epochs: int = 1
-    """How many passes are made over each batch. Rewards of few episodes are noisy: more passes learn the noise."""
+    inner_epochs: int = 3
+    """How many passes are made over each batch."""
     entropy_weight: float = 0.01
     """Weight of the entropy at the start: beta."""
     entropy_decay: float = 0.999
@@ -170,8 +170,8 @@ class Stage2Config:
     gate: GateSettings = field(default_factory=GateSettings)
     """The gating policy network."""
     orient: int = 288
-    """Episodes, spread over tasks and scenes, from whose states the gate first learns to tell tasks apart, without any
-    reward; 0 for none (the paper's), as where there is one task."""
+    """Episodes, spread over tasks and scenes, from which the gate first learns to see whether an imagined latent
+    follows from the observation, without any reward; 0 for none (the paper's)."""
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
     policy's own for this imagination unless given, where it brings one."""
@@ -244,11 +244,6 @@ class Stage2Config:
             return self.executor
         alone = self.workers < 2 or self.calls_per_epoch < 2 or self.env == "robotwin" or device != "cpu"
         return "in-process" if alone else "processes"
-
-    @property
-    def orients(self) -> bool:
-        """Whether the gate learns to tell tasks apart before it is rewarded."""
-        return bool(self.orient) and len(self.tasks) > 1
 
     @property
     def calls_per_epoch(self) -> int:

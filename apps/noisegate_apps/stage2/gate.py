@@ -69,7 +69,7 @@ def learned(gate: GatingPolicyNetwork, policy: WorldPolicy) -> Callable[[Sequenc
     """Choose the gate's deterministic schedule: evaluation."""
 
     def choose(rows: Sequence[Row]) -> LearnedSchedule:
-        context, state = _seen(gate, policy, rows)
+        context, state = seen_by(gate, policy, rows)
         return schedule_of(gate)(gate, context=context, state=state, record=False)
 
     return choose
@@ -105,7 +105,7 @@ def sampled(
         parts.append(schedule_noise(generators, chunks=chunks, steps=steps, frames=1))
     signs = torch.tensor([float(sign) for _, sign in noise])
     drawn = torch.cat(parts, dim=2) * rearrange(signs, "rows -> rows 1 1")
-    context, state = _seen(gate, policy, rows)
+    context, state = seen_by(gate, policy, rows)
     return schedule_of(gate)(gate, noise=drawn, context=context, state=state)
 
 
@@ -114,8 +114,8 @@ def schedule_of(gate: GatingPolicyNetwork) -> type[LearnedSchedule]:
     return StoppingLearnedSchedule if gate.config.stops else LearnedSchedule
 
 
-def _seen(gate: GatingPolicyNetwork, policy: WorldPolicy, rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:
-    """Instruction and state as the gate sees them, None for what it does not see."""
+def seen_by(gate: GatingPolicyNetwork, policy: WorldPolicy, rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:
+    """Return instruction and state as the gate sees them, a row each, None for what it does not see."""
     context = state = None
     if gate.config.context_dim:
         words = reduce(policy.embed([row.instruction for row in rows]), "rows length dim -> rows dim", "sum")

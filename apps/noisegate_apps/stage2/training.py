@@ -15,12 +15,10 @@ from torch import Tensor
 
 from grpo_core import (
     AdaptiveLearningRate,
-    Batch,
     ExponentialDecay,
     GRPOConfig,
     Learner,
     MixedAllocation,
-    RolloutError,
     RoundRobin,
     are_mixed,
     clipped,
@@ -47,7 +45,14 @@ from noisegate_apps.evaluation.tabletop import (
     times_in,
 )
 from noisegate_apps.play.episodes import EpisodeJob
-from noisegate_apps.play.worlds import at_policy_size, executed_actions, pool_of, scene_of, tasks_of
+from noisegate_apps.play.worlds import (
+    at_policy_size,
+    episode_config,
+    executed_actions,
+    pool_of,
+    scene_of,
+    tasks_of,
+)
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.policy.world import WorldPolicy
 from noisegate_apps.report.figures import learning_curve, residual_times, save, success, time_trajectories
@@ -61,7 +66,7 @@ from noisegate_apps.runs.state import TrainingState
 from noisegate_apps.runs.tracking import tracked
 from noisegate_apps.stage2.config import Stage2Config
 from noisegate_apps.stage2.gate import learned, new_gate
-from noisegate_apps.stage2.orientation import orient
+from noisegate_apps.stage2.orientation import imagine, orient
 from noisegate_apps.stage2.rollout import schedule_statistics
 from noisegate_apps.stage2.workers import GateExecutor, GateWorkers, counted, gate_executor
 from noisegate_gpn import GatingPolicyNetwork
@@ -91,7 +96,7 @@ def training_seeds(config: Stage2Config) -> dict[str, range | tuple[int, ...]]:
 def group_source(config: Stage2Config) -> RoundRobin:
     """Make what says which group is played next."""
     sampling = config.sampling
-    make = RoundRobin if sampling.revisit is None else partial(MixedAllocation, revisit=sampling.revisit)
+    make = RoundRobin if sampling.revisit is None else partial(MixedAllocation, revisit=sampling.revisit, explore=1.0)
     return _of_known_scenes(config, partial(make, size=config.group_size, antithetic=sampling.antithetic))
 
 
@@ -116,31 +121,40 @@ def collect(
     return collect_groups(groups, executor, groups=wanted, max_episodes=most, keep=are_mixed)
 
 
-def hear(gate: GatingPolicyNetwork, batch: Batch[Mapping[str, Tensor], Tensor]) -> None:
+def hear(gate: GatingPolicyNetwork, states: Mapping[str, Tensor]) -> None:
     """Measure instructions from the mean of the first ones, where the gate hears any."""
-    if gate.config.context_dim and len(batch.decisions):
-        gate.standardize(batch.decisions.states["context"])
+    if gate.config.context_dim and len(states["context"]):
+        gate.standardize(states["context"])
 
 
 def look_around(config: Stage2Config, workers: GateWorkers, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
-    """Play episodes under the untrained gate, each in a scene of its own, from which it learns to tell tasks apart."""
+    """Let the gate learn to see, from what the policy imagines in scenes of training, one episode each."""
     groups = _of_known_scenes(config, partial(RoundRobin, size=1))
-    jobs = [job for _ in range(config.orient) for job in groups.next().jobs()]
+    played = [job for _ in range(config.orient) for job in groups.next().jobs()]
+    jobs = [
+        EpisodeJob(
+            config=episode_config(job.spec.task, workers.scene, workers.robotwin),
+            seed=job.spec.seed,
+            noise_seed=job.spec.common_seed,
+        )
+        for job in played
+    ]
     at_once = config.eval_slots if config.env == "tabletop" else workers.episodes
-    console = Console(stderr=True)
-    with replace(workers, episodes=at_once).pool(workers=config.workers) as pool, progress_bar() as bar:
-        rollout, trajectories = workers.rollout(policy, gate, pool), []
-        for start in bar.track(range(0, len(jobs), at_once), description="episodes to tell tasks apart"):
-            try:
-                trajectories += rollout(jobs[start : start + at_once])
-            except RolloutError as error:  # the pool is whole again, and the other episodes suffice
-                console.print(f"note: up to {at_once} episodes were lost: {error}")
-    batch = collate(trajectories, device=gate.log_std.device)
-    hear(gate, batch)
-    found = orient(gate, batch, seed=config.seed)
-    console.print(
-        f"{len(trajectories)} episodes taught the gate to tell tasks apart: it is right in "
-        f"{100 * found.accuracy:.0f}% of the states of others (by chance {100 * found.chance:.0f}%)"
+    with replace(workers, episodes=at_once).pool(workers=config.workers) as pool:
+        seen = imagine(
+            policy,
+            gate,
+            pool,
+            jobs,
+            imagination=policy.unreliable(config.imagination, config.tasks),
+            replan_after=executed_actions(config.policy),
+        )
+    hear(gate, seen.conditions)
+    found = orient(gate, seen, seed=config.seed)
+    Console(stderr=True).print(
+        f"the gate has seen what was imagined in {len(set(seen.scene.tolist()))} scenes: of others it tells in "
+        f"{100 * found.accuracy:.0f}% whether a noisy latent follows from the observation (by chance "
+        f"{100 * found.chance:.0f}%)"
     )
 
 
@@ -165,7 +179,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     groups = group_source(config)
     state = TrainingState(folder.path / "state", {"gate": gate, "learner": learner, "groups": groups})
     done = state.resume()
-    begins = config.orients and not done
+    begins = config.orient > 0 and not done
     if done >= config.epochs and not begins:
         return gate
     accelerator = tracked(Accelerator(cpu=True), folder, resumed_at=done)
@@ -203,8 +217,8 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
             executor.set_weights(learner.updates, weights)
             collected = collect(config, groups, executor)
             batch = collate(collected.trajectories, device=policy.device)
-            if not learner.updates and not config.orients:
-                hear(gate, batch)
+            if not learner.updates and not config.orient:
+                hear(gate, batch.decisions.states)
             metrics = learner.update(batch)
             values = {name: value for name, value in asdict(metrics).items() if value is not None}
             played = {"episodes": float(collected.episodes), "acceptance": collected.acceptance}
