@@ -57,7 +57,7 @@ def played(monkeypatch):
     return calls
 
 
-ONE = ("--tasks", "click_bell", "--episodes", 1, "--slots", 1, "--workers", 0)
+ONE = ("--tasks", "click_bell", "--episodes", 1, "--slots", 1, "--workers", 0, "--denoising-steps", 2)
 
 
 def test_an_evaluation_of_other_weights_at_the_same_place_is_refused(app, policy, played, tmp_path):

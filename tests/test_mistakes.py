@@ -129,7 +129,7 @@ def test_checkpoints_are_found_from_another_working_directory(tmp_path):
 
 # What only loading shows
 
-SMALL = ("--tasks", "click_bell", "--episodes", "1", "--slots", "1", "--workers", "0")
+SMALL = ("--tasks", "click_bell", "--episodes", "1", "--slots", "1", "--workers", "0", "--denoising-steps", "2")
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ SCRIPT = {
 
 @pytest.fixture(scope="module")
 def policy():
-    return load_policy(ROOT / "checkpoints" / "tabletop-independent")
+    return load_policy(ROOT / "checkpoints" / "tabletop-independent", steps=2)
 
 
 @pytest.fixture
