@@ -94,7 +94,7 @@ def test_another_gate_at_the_same_place_is_refused(app, tmp_path):
 
 def test_stage_2_on_another_policy_at_the_same_place_is_refused(app, policy, tmp_path):
     command = ("stage2", "--policy", policy, "--tasks", "click_bell", "--epochs", 1, "--group-size", 2)
-    command += ("--episodes-per-epoch", 2, "--workers", 0, "--skip-eval", "--out", tmp_path / "run")
+    command += ("--episodes-per-epoch", 2, "--orient", 0, "--workers", 0, "--skip-eval", "--out", tmp_path / "run")
     app(*command)
     app(*command)
     retrain(policy)

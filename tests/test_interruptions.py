@@ -103,7 +103,7 @@ def test_collecting_ends_with_all_its_processes_and_goes_on(app, start, tmp_path
 def test_stage_2_ends_with_its_simulators_in_one_line(start, tmp_path, number):
     run = start(
         "stage2", "--tasks", "click_bell", "--epochs", 400, "--group-size", 2, "--episodes-per-epoch", 2,
-        "--denoising-steps", 2, "--workers", 2, "--out", tmp_path / "run",
+        "--orient", 0, "--denoising-steps", 2, "--workers", 2, "--out", tmp_path / "run",
     )  # fmt: skip
     until(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), run)
     processes = family(run.pid)

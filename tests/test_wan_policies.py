@@ -32,7 +32,7 @@ def robotwin(tmp_path):
 
 def small(policy, out, **changes):
     sizes = {"epochs": 1, "group_size": 2, "episodes_per_epoch": 2, "eval_episodes": 1, "eval_slots": 1, "workers": 0}
-    return Stage2Config(policy=policy, out=out, tasks=("click_bell",), **(sizes | changes))
+    return Stage2Config(policy=policy, out=out, tasks=("click_bell",), orient=0, **(sizes | changes))
 
 
 def results_of(folder):
