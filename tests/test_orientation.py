@@ -11,7 +11,7 @@ from noisegate_apps.play.lies import ImaginationConfig
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.folder import RunFolder
-from noisegate_apps.stage2 import training
+from noisegate_apps.stage2 import orientation, training
 from noisegate_apps.stage2.config import GateSettings, Stage2Config
 from noisegate_apps.stage2.orientation import Imagined, Orientation, _exchanged, orient
 from noisegate_gpn import GatingPolicyConfig, GatingPolicyNetwork
@@ -19,6 +19,11 @@ from robotwin_env.vector import EnvironmentPool, PoolError
 
 TASKS = ("lift_pot", "slide_bolt")
 KINDS = ({}, {"scales": "chunk"}, {"scales": "none", "stops": True}, {"stops": True}, {"relative": False})
+
+
+@pytest.fixture(autouse=True)
+def _fewer_passes(monkeypatch):
+    monkeypatch.setattr(orientation, "PASSES", 48)
 
 
 def gate_of(**options):
@@ -120,7 +125,7 @@ def test_stage_2_learns_to_see_first_and_only_once(tmp_path, monkeypatch, capsys
     options = {"tasks": TASKS, "group_size": 2, "episodes_per_epoch": 2, "workers": 0, "orient": 8}
     for epochs in (0, 1, 2):  # the last goes on where the second ended
         config = Stage2Config(**options, epochs=epochs, imagination=ImaginationConfig())
-        training.train(config, RunFolder(tmp_path), load_policy(config.policy))
+        training.train(config, RunFolder(tmp_path), load_policy(config.policy, steps=2))
     assert [len(set(found.scene.tolist())) for found in seen] == [8, 8]
     chunks = len(seen[0].scene)
     assert seen[0].latents.shape == (chunks, 32, 2, 6, 4)
@@ -140,7 +145,7 @@ def test_lies_are_seen_where_imagination_lies(tmp_path, monkeypatch):
     for lies in ("never", "tasks"):
         imagination = ImaginationConfig(lies=lies, half="second")
         config = Stage2Config(tasks=TASKS, workers=0, orient=8, epochs=0, imagination=imagination)
-        training.train(config, RunFolder(tmp_path / lies), load_policy(config.policy))
+        training.train(config, RunFolder(tmp_path / lies), load_policy(config.policy, steps=2))
     truth, lies = (
         {(int(s), int(t)): found.latents[i] for i, (s, t) in enumerate(zip(found.scene, found.task, strict=True))}
         for found in seen
@@ -155,7 +160,7 @@ def test_a_gate_that_hears_words_sees_them_here_too(tmp_path, monkeypatch):
     heard = []
     monkeypatch.setattr(training, "orient", lambda *given, **_: heard.append(given) or Orientation(0.8, 0.5))
     config = Stage2Config(tasks=TASKS, workers=0, orient=8, epochs=0, gate=GateSettings(sees_words_and_state=True))
-    training.train(config, RunFolder(tmp_path), load_policy(config.policy))
+    training.train(config, RunFolder(tmp_path), load_policy(config.policy, steps=2))
     (gate, seen) = heard[0]
     assert set(seen.conditions) == {"context", "state"}
     assert len(seen.conditions["context"]) == len(seen.scene)
@@ -178,7 +183,7 @@ def test_each_task_is_played_in_its_own_scenes_and_lost_episodes_are_left_out(tm
     monkeypatch.setattr(training, "training_seeds", lambda _: seeds)
     monkeypatch.setattr(training, "orient", lambda *given, **_: seen.append(given[1]) or Orientation(0.8, 0.5))
     config = Stage2Config(tasks=TASKS, workers=0, orient=8, eval_slots=4, epochs=0)
-    training.train(config, RunFolder(tmp_path), load_policy(config.policy))
+    training.train(config, RunFolder(tmp_path), load_policy(config.policy, steps=2))
     assert len(set(seen[0].scene.tolist())) == 4
     said = " ".join(capsys.readouterr().err.split())
     assert "up to 4 episodes were cut short" in said
