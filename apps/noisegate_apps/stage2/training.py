@@ -123,8 +123,9 @@ def collect(
 
 def hear(gate: GatingPolicyNetwork, states: Mapping[str, Tensor]) -> None:
     """Measure instructions from the mean of the first ones, where the gate hears any."""
-    if gate.config.context_dim and len(states["context"]):
-        gate.standardize(states["context"])
+    context = states.get("context")
+    if gate.config.context_dim and context is not None and len(context):
+        gate.standardize(context)
 
 
 def look_around(config: Stage2Config, workers: GateWorkers, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
