@@ -88,6 +88,16 @@ def test_orientation_is_a_function_of_its_seed():
     assert not torch.equal(first.merge[1].weight, third.merge[1].weight)
 
 
+def test_held_out_scenes_are_never_learned_from():
+    seen = imagined(32)
+    kept = torch.isin(seen.scene, torch.tensor([8, 24, 9, 25]))  # of scenes sorted by task every eighth, from the fifth
+    other = replace(seen, latents=torch.where(kept[:, None, None, None, None], -seen.latents, seen.latents))
+    first, second = gate_of(), gate_of()
+    assert orient(first, seen, seed=0).accuracy != orient(second, other, seed=0).accuracy
+    for (name, one), two in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+
+
 def test_foreign_latents_are_of_the_same_task_and_another_scene():
     seen, generator = imagined(9, tasks=3), torch.Generator().manual_seed(0)
     known = (seen.scene != 4).nonzero()[:, 0]

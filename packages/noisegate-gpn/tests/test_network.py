@@ -357,6 +357,25 @@ def test_standardized_features_have_no_mean_and_unit_deviation_and_decide_the_sa
     assert torch.equal(now.log_std, decided.log_std)
 
 
+def test_features_can_be_standardized_anew_in_other_states():
+    torch.manual_seed(0)
+    first, second = (
+        {
+            "latents": scale * torch.randn(96, 4, 2, 3, 2) + scale,
+            "observation": torch.randn(96, 4, 1, 3, 2),
+            "times": torch.rand(96, 2),
+        }
+        for scale in (1.0, 3.0)
+    )
+    moved, direct = (GatingPolicyNetwork(GatingPolicyConfig(latent_channels=4, frames=2, width=16)) for _ in range(2))
+    direct.load_state_dict(moved.state_dict())
+    moved.standardize_features(first)
+    moved.standardize_features(second)
+    direct.standardize_features(second)
+    assert torch.allclose(moved.standardization.center, direct.standardization.center, atol=1e-4)
+    assert torch.allclose(moved.standardization.spread, direct.standardization.spread, rtol=1e-3)
+
+
 def test_a_feature_that_is_the_same_in_all_states_keeps_its_unit():
     policy = GatingPolicyNetwork(GatingPolicyConfig(latent_channels=4, frames=2, width=16, scales="chunk"))
     states = {"latents": torch.zeros(8, 4, 2, 3, 2), "observation": torch.zeros(8, 4, 1, 3, 2)}
