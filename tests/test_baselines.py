@@ -29,11 +29,12 @@ class Standin:
     settings = SimpleNamespace(future_latents=2, text_dim=4, states=SimpleNamespace(dim=14))
     backbone = SimpleNamespace(latent_channels=3)
 
-    def __init__(self, clock=None):
+    def __init__(self, clock=None, video_clock=None):
         self.clock = clock or Clock.linear(6)
+        self.video_clock = video_clock or self.clock
 
-    def under(self, clock):
-        return Standin(clock)
+    def under(self, clock, video_clock=None):
+        return Standin(clock, video_clock)
 
     def in_steps(self, steps):
         return self.under(Clock.linear(steps))
@@ -78,6 +79,14 @@ def test_spacings_move_the_actions_too_and_differ():
     assert len(set(clocks.values())) == 3
 
 
+def test_a_head_start_is_kept_under_other_spacings_and_left_out_where_nothing_waits():
+    waiting = Standin(Clock.linear(4).delayed(2), Clock.linear(6))
+    spaced = scheduled("ddim", waiting, gate=None).policy
+    assert (spaced.clock, spaced.video_clock) == (Clock.ddim(4).delayed(2), Clock.ddim(6))
+    together = scheduled("together", waiting, gate=None).policy
+    assert (together.clock, together.video_clock) == (Clock.linear(6), Clock.linear(6))
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if isinstance(row, LearnedRow)], ids=lambda row: row.name)
 def test_a_learned_row_plays_the_gate_that_its_training_builds(row, tmp_path):
     stops = row.name in ("stop", "priced")
@@ -114,6 +123,9 @@ def test_the_ablation_leaves_out_rows_without_a_gate_and_names_what_trains_them(
     assert {row.name for row in config.missing} == {"global", "priced"}
     assert "stop" in config.compared
     assert not {"global", "priced"} & set(config.compared)
+    for head_start in (0.0, 0.4):
+        (tmp_path / "policy.json").write_text(f'{{"head_start": {head_start}}}')
+        assert ("together" in EvalConfig(comparison="ablation", policy=tmp_path).compared) == bool(head_start)
     asked = EvalConfig(schedules=("global",), gate=tmp_path / "gate", policy=Path("checkpoints/tabletop-independent"))
     with pytest.raises(RunError, match=r"stage2\.py --gate\.scales chunk"):
         asked.check()

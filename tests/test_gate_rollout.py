@@ -129,6 +129,7 @@ def test_a_worker_plays_a_job_exactly_as_this_process_does(policy, gate, pool):
     make = GateWorkers(
         policy=ROOT / "checkpoints" / "tabletop-independent",
         denoising_steps=policy.clock.num_steps,
+        head_start=None,
         gate=gate.config,
         scene="random",
         common_noise=True,

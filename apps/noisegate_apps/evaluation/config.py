@@ -17,7 +17,7 @@ from typing import Literal
 
 from noisegate_apps.evaluation.schedules import BY_NAME, ROWS, LearnedRow
 from noisegate_apps.play.lies import ImaginationConfig
-from noisegate_apps.play.worlds import EnvName, SceneName, known_tasks
+from noisegate_apps.play.worlds import EnvName, SceneName, head_start_of, known_tasks
 from noisegate_apps.runs.command_line import (
     Comparison,
     Folder,
@@ -25,6 +25,7 @@ from noisegate_apps.runs.command_line import (
     Schedules,
     TaskNames,
     at_least,
+    check_head_start,
     require,
     require_checkout,
 )
@@ -91,6 +92,8 @@ class EvalConfig:
     configuration says (Fast-WAM: 24 of 32), which is all on the tabletop."""
     denoising_steps: int | None = None
     """Network calls per chunk; the policy's own number unless given."""
+    head_start: float | None = None
+    """Part of those calls in which imagination is denoised alone while the actions wait; the policy's unless given."""
     device: DeviceName = "auto"
     """Where the policy plans: `auto` takes the GPU where there is one."""
     illustrate: bool = True
@@ -104,6 +107,7 @@ class EvalConfig:
         at_least(self, 1, "episodes", "slots", "denoising_steps", "replan_after")
         at_least(self, 0 if self.env == "tabletop" else 1, "workers")
         at_least(self, 0, "first_seed")
+        check_head_start(self.head_start)
         known_tasks(self.env, self.tasks)
         if self.env == "robotwin" and self.imagination.lies not in ("auto", "never"):
             raise ValueError("imagination is made to lie on the tabletop only; leave `imagination.lies` out.")
@@ -155,8 +159,14 @@ class EvalConfig:
 
     @property
     def ablation(self) -> tuple[str, ...]:
-        """The registry's rows, but for those whose gate has not been trained: `missing` names them."""
-        return tuple(row.name for row in ROWS if row not in self.missing or row.name == "learned")
+        """The registry's rows, but for those whose gate has not been trained (`missing` names them).
+
+        Nor is `together` played where it would be the shared schedule once more.
+        """
+        left_out = {row.name for row in self.missing} - {"learned"}
+        if not (head_start_of(self.policy) if self.head_start is None else self.head_start):
+            left_out.add("together")
+        return tuple(row.name for row in ROWS if row.name not in left_out)
 
     @property
     def missing(self) -> tuple[LearnedRow, ...]:

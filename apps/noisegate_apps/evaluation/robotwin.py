@@ -136,6 +136,7 @@ def _evaluate(
             "variant": variant.name,
             "policy": variant.policy.digest,
             "clock": list(variant.policy.clock.times),
+            "video_clock": list(variant.policy.video_clock.times),
             "schedule": variant.schedule,
             "task": task,
             "task_config": key.task_config,

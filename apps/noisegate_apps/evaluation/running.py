@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 
@@ -45,11 +46,12 @@ from robotwin_env.robotwin50 import STEP_LIMITS
 
 def variants_of(config: EvalConfig) -> list[Variant]:
     """Load what is compared; the first is the baseline where none is called `shared`."""
-    policy = load_policy(config.policy, steps=config.denoising_steps, device=config.device)
+    load = partial(load_policy, steps=config.denoising_steps, head_start=config.head_start, device=config.device)
+    policy = load(config.policy)
     names = grid(policy.settings.future_latents, config.paces) if config.comparison == "lattice" else config.compared
     variants = [variant_of(name, policy, gate=config.gate) for name in names]
     if config.comparison == "ablation":
-        shared_times = load_policy(config.shared_times_policy, steps=config.denoising_steps, device=config.device)
+        shared_times = load(config.shared_times_policy)
         variants.insert(0, Variant(name="shared-times", policy=shared_times, choose=shared))
         for row in config.missing:
             train = f"uv run apps/stage2.py {row.training} --skip-eval --out FOLDER"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from noisegate_apps.policy.world import WorldPolicy
-    from wam_backbone import Schedule
+    from wam_backbone import Clock, Schedule
 
     Made = tuple[WorldPolicy, Callable[[object], Schedule]]
 
@@ -75,16 +75,26 @@ def _fewer_steps(policy: WorldPolicy) -> Made:
     return _constant(_shared)(policy.in_steps(max(1, policy.clock.num_steps // 2)))
 
 
+def _together(policy: WorldPolicy) -> Made:
+    return _constant(_shared)(policy.under(policy.video_clock))
+
+
 def _spaced_as_ddim(policy: WorldPolicy) -> Made:
     from wam_backbone import Clock
 
-    return _constant(_shared)(policy.under(Clock.ddim(policy.clock.num_steps)))
+    return _spaced(policy, Clock.ddim)
 
 
 def _spaced_as_edm(policy: WorldPolicy) -> Made:
     from wam_backbone import Clock
 
-    return _constant(_shared)(policy.under(Clock.edm(policy.clock.num_steps)))
+    return _spaced(policy, Clock.edm)
+
+
+def _spaced(policy: WorldPolicy, path: Callable[[int], Clock]) -> Made:
+    """The shared schedule on paths of another spacing, with the same head start."""
+    steps, waiting = policy.clock.num_steps, policy.clock.waiting
+    return _constant(_shared)(policy.under(path(steps - waiting).delayed(waiting), path(steps)))
 
 
 def _imagine_first(policy: WorldPolicy) -> Made:
@@ -100,6 +110,7 @@ ROWS: tuple[FixedRow | LearnedRow, ...] = (
     LearnedRow(name="learned", label="NoiseGate", suffix="", training=""),
     FixedRow(name="blind", label="blind", make=_constant(_blind)),
     FixedRow(name="imagine-first", label="imagine first (IDM)", make=_imagine_first),
+    FixedRow(name="together", label="actions without waiting", make=_together),
     FixedRow(name="fewer-steps", label="half the steps", make=_fewer_steps),
     FixedRow(name="ddim", label="DDIM's spacing", make=_spaced_as_ddim),
     FixedRow(name="edm", label="EDM's spacing", make=_spaced_as_edm),

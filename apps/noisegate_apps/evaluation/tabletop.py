@@ -207,6 +207,7 @@ def identity_of_outcomes(variant: Variant, scenes: HeldOutScenes, task: str) -> 
         {
             "policy": variant.policy.digest,
             "clock": list(variant.policy.clock.times),
+            "video_clock": list(variant.policy.video_clock.times),
             "variant": variant.name,
             "schedule": variant.schedule,
             "scenes": {**asdict(scenes), "tasks": [task]},

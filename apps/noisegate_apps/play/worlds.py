@@ -110,6 +110,15 @@ def executed_actions(policy: Path) -> int | None:
     return executed
 
 
+def head_start_of(policy: Path) -> float:
+    """Return the part of the network calls in which a policy denoises its imagination alone.
+
+    Args:
+        policy: Folder of the policy.
+    """
+    return float(read_json(policy / "policy.json").get("head_start", 0.0))
+
+
 def pool_of(env: EnvName, *, slots: int, workers: int) -> Pool:
     """Start a pool of environments; each episode names its own task.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from hashlib import file_digest
 from pathlib import Path
 
@@ -33,12 +33,15 @@ FUTURES = "futures.safetensors"
 """Clean latents of some futures of every task, with which stress tests lie."""
 
 
-def load_policy(folder: str | Path, *, steps: int | None = None, device: DeviceName = "auto") -> WorldPolicy:
+def load_policy(
+    folder: str | Path, *, steps: int | None = None, head_start: float | None = None, device: DeviceName = "auto"
+) -> WorldPolicy:
     """Load a policy folder.
 
     Args:
         folder: As Stage 1 leaves it.
         steps: Network calls per chunk, on the policy's own clock; its own number where None.
+        head_start: Part of them in which imagination is denoised alone; its own where None.
         device: Where it plans; `auto` is the GPU where there is one.
 
     Raises:
@@ -47,12 +50,12 @@ def load_policy(folder: str | Path, *, steps: int | None = None, device: DeviceN
     folder = Path(folder)
     require(folder / "policy.json", "a Stage-1 policy", "train one with `uv run apps/stage1.py`")
     record = read_json(folder / "policy.json")
+    asked = {"denoising_steps": steps, "head_start": head_start}
+    sampled = {**record, **{name: value for name, value in asked.items() if value is not None}}
     place = device_of(device)
     if "wan" in record:
-        return wan_policy(folder, record, steps=steps, device=place, digest=files_digest(folder, record))
-    settings = _settings(folder / "policy.json", record)
-    if steps is not None:
-        settings = replace(settings, denoising_steps=steps)
+        return wan_policy(folder, sampled, device=place, digest=files_digest(folder, record))
+    settings = _settings(folder / "policy.json", sampled)
     backbone = WorldActionModel.from_pretrained(folder / "backbone", device_map=place)
     with _described(folder / "policy.json"):
         prepare(backbone, settings)
@@ -86,13 +89,14 @@ def _futures(file: Path) -> dict[str, Tensor] | None:
 
 
 def prepare(backbone: WorldActionModel, settings: PolicySettings) -> None:
-    """Tell a model of the tabletop how it was trained, in the words of a pipeline: linear clock, codec next door."""
+    """Tell a model of the tabletop how it is sampled, in the words of a pipeline: linear clocks, codec next door."""
     backbone.statistics = Statistics(actions=settings.actions, states=settings.states)
     backbone.sampling = Sampling(
         action_steps=settings.action_steps,
         future_latents=settings.future_latents,
         shift=1.0,
         steps=settings.denoising_steps,
+        head_start=settings.head_start,
         codec="../codec",
         text_length=settings.text_length,
     )

@@ -26,6 +26,7 @@ def wan_sampling(record: JsonValue) -> Sampling:
         future_latents=timing.future_latents,
         shift=record["video_shift"],
         steps=record.get("denoising_steps", 10),
+        head_start=record.get("head_start", 0.0),
         codec=record["wan"],
         text=record["wan"],
         text_length=record["text_length"],
@@ -34,13 +35,12 @@ def wan_sampling(record: JsonValue) -> Sampling:
     )
 
 
-def wan_policy(folder: Path, record: JsonValue, *, steps: int | None, device: torch.device, digest: str) -> WorldPolicy:
+def wan_policy(folder: Path, record: JsonValue, *, device: torch.device, digest: str) -> WorldPolicy:
     """Load everything, on a GPU in bf16.
 
     Args:
         folder: Of the policy.
-        record: Its `policy.json`.
-        steps: Network calls per chunk, on the shifted clock of its training; as trained where None.
+        record: Its `policy.json`; calls per chunk and head start may differ from it.
         device: Where it plans.
         digest: Of all files that it is made of.
 
@@ -60,8 +60,9 @@ def wan_policy(folder: Path, record: JsonValue, *, steps: int | None, device: to
         action_steps=sampling.action_steps,
         future_latents=sampling.future_latents,
         frame_stride=ChunkTiming(**record["timing"]).frame_stride,
-        denoising_steps=steps or sampling.steps,
+        denoising_steps=sampling.steps,
+        head_start=sampling.head_start,
         text_dim=pipeline.text.dim,
         text_length=pipeline.text.length,
     )
-    return WorldPolicy(pipeline, settings, clock=sampling.clock(steps), digest=digest)
+    return WorldPolicy(pipeline, settings, digest=digest)

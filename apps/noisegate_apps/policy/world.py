@@ -50,6 +50,8 @@ class PolicySettings:
     """Control steps between two imagined frames."""
     denoising_steps: int = 10
     """S of the linear clock under which the policy plans unless told otherwise."""
+    head_start: float = 0.0
+    """Part of the network calls in which imagination is denoised alone while the actions wait."""
     tasks: tuple[str, ...] = ()
     """Tasks that it has learned; empty where that is not known."""
     scene: Literal["clean", "random"] = "random"
@@ -78,7 +80,6 @@ class WorldPolicy:
     Args:
         pipeline: Model, codec and text encoder.
         settings: Sizes and statistics of its training.
-        clock: Path of the action time; as trained unless told.
         futures: Futures of other scenes by task, for stress tests; None where the policy brings none.
         digest: Of all files that it was loaded from; of the weights in memory where None.
 
@@ -91,7 +92,6 @@ class WorldPolicy:
         pipeline: WorldActionPipeline,
         settings: PolicySettings,
         *,
-        clock: Clock | None = None,
         futures: Futures | None = None,
         digest: str | None = None,
     ) -> None:
@@ -101,7 +101,8 @@ class WorldPolicy:
         pipeline.model.requires_grad_(False)
         self.pipeline = pipeline
         self.settings = settings
-        self.clock = clock or pipeline.sampling.clock()
+        self.clock = pipeline.sampling.clock()
+        self.video_clock = pipeline.sampling.video_clock()
         self.futures = futures
         self._digest = digest
 
@@ -123,15 +124,18 @@ class WorldPolicy:
         parts = [weights_digest(part) for part in (self.backbone, self.pipeline.codec) if isinstance(part, nn.Module)]
         return digest_of([parts, plain(self.settings)])
 
-    def under(self, clock: Clock) -> Self:
-        """Return this policy with another path of the action time; weights are shared."""
+    def under(self, clock: Clock, video_clock: Clock | None = None) -> Self:
+        """Return this policy with other paths of action time and shared video time, which are one unless told.
+
+        Weights are shared.
+        """
         other = copy(self)
-        other.clock = clock
+        other.clock, other.video_clock = clock, video_clock or clock
         return other
 
     def in_steps(self, steps: int) -> Self:
         """Return this policy with another number of network calls per chunk, on the kind of clock of its training."""
-        return self.under(self.pipeline.sampling.clock(steps))
+        return self.under(self.pipeline.sampling.clock(steps), self.pipeline.sampling.video_clock(steps))
 
     def unreliable(self, config: ImaginationConfig, tasks: Sequence[str]) -> UnreliableImagination | None:
         """Return what makes this policy's imagination lie; None for `never`.
@@ -196,6 +200,7 @@ class WorldPolicy:
             known,
             schedule,
             clock=self.clock,
+            video_clock=self.video_clock,
             generator=[generator_of("noise", *seed) for seed in noise_seeds],
             hallucination=hallucination,
         )

@@ -120,6 +120,8 @@ def time_trajectories(
     paths: Mapping[str, Path2],
     action_times: Sequence[float],
     bands: Mapping[str, tuple[Path2, Path2]] | None = None,
+    *,
+    shared_times: Sequence[float] | None = None,
 ) -> Figure:
     """Draw the time of every predicted latent by denoising step, one panel a task (NoiseGate, figure 4 right).
 
@@ -127,6 +129,7 @@ def time_trajectories(
         paths: Task to the mean over chunks.
         action_times: The fixed clock of the actions.
         bands: Task to lower and upper end of an interval over chunks, where known.
+        shared_times: Of the shared schedule, where it does not follow the actions' clock.
     """
     columns = min(4, len(paths))
     rows = -(-len(paths) // columns)
@@ -134,6 +137,8 @@ def time_trajectories(
     for index, (title, times) in enumerate(paths.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.plot(action_times, color="black", linestyle=":", label="actions (fixed clock)")
+        if shared_times is not None and list(shared_times) != list(action_times):
+            axes.plot(shared_times, color="grey", linestyle="--", linewidth=1, label="shared schedule")
         for frame in range(times.shape[1]):
             color = FRAME_COLORS[frame % len(FRAME_COLORS)]
             if bands is not None and title in bands:

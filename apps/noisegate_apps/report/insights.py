@@ -83,8 +83,8 @@ def time_trajectories(run: RunRecord) -> Section | None:
         title=f"Time trajectories under {label_of(name)} (figure 4, right)",
         alt=f"Mean time of each latent by denoising step under {label_of(name)}, one panel for each task.",
         caption="Mean over all chunks of the evaluation; the band holds the middle 80% of the chunks. Dotted: the "
-        "actions' clock, which the shared schedule follows.",
-        figure=figures.time_trajectories(paths, run.clock, bands),
+        "actions' clock; the shared schedule follows it, or is dashed where the actions wait for imagination.",
+        figure=figures.time_trajectories(paths, run.clock, bands, shared_times=run.video_clock),
         table=Table(header=["task", "latent", *map(str, range(steps))], rows=rows),
     )
 

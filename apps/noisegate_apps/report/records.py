@@ -76,9 +76,17 @@ class RunRecord:
     @property
     def clock(self) -> list[float]:
         """Times of the actions in the chunks of the recorded method."""
+        return self._clock("clock")
+
+    @property
+    def video_clock(self) -> list[float]:
+        """Times of the shared schedule likewise."""
+        return self._clock("video_clock")
+
+    def _clock(self, name: str) -> list[float]:
         steps = max((len(task["mean"]) for found in self.times.values() for task in found.values()), default=2)
         clock: list[float] = next(
-            (task["clock"] for found in self.times.values() for task in found.values() if "clock" in task),
+            (task[name] for found in self.times.values() for task in found.values() if name in task),
             np.linspace(1, 0, steps).tolist(),
         )
         return clock
@@ -184,7 +192,8 @@ def _played(folder: Path) -> Played:
         if "outcomes" not in record:
             continue
         outcomes.setdefault(path.parent.name, {})[path.stem] = [bool(one) for one in record["outcomes"]]
-        found = {**record.get("times", {}), "clock": record["identity"]["clock"]}
+        clocks = {name: record["identity"][name] for name in ("clock", "video_clock") if name in record["identity"]}
+        found = {**record.get("times", {}), **clocks}
         if "mean" in found:
             times.setdefault(path.parent.name, {})[path.stem] = found
     whole = {task for found in outcomes.values() for task in found}

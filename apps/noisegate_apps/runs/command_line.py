@@ -153,6 +153,16 @@ def at_least(config: object, least: int, *names: str) -> None:
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
 
 
+def check_head_start(part: float | None) -> None:
+    """Refuse a head start of imagination after which no call is left for the actions; None passes.
+
+    Raises:
+        ValueError: If it is not at least 0 and below 1.
+    """
+    if part is not None and not 0 <= part < 1:
+        raise ValueError(f"`head_start` is {part}; it is a part of the calls, from 0 to below 1.")
+
+
 def require(path: Path, what: str, remedy: str) -> None:
     """Refuse a missing or damaged file before a run folder is made and anything slow is imported.
 

@@ -21,6 +21,7 @@ from noisegate_apps.runs.command_line import (
     RoboTwinOptions,
     TaskNames,
     at_least,
+    check_head_start,
     require,
     require_checkout,
 )
@@ -231,6 +232,9 @@ class Stage1Config:
     """How many latents a chunk imagines, four frames each."""
     denoising_steps: int = 10
     """Network calls per chunk under which the policy plans unless told otherwise."""
+    head_start: float = 0.0
+    """Part of those calls, from the first on, in which the policy denoises its imagination alone while the actions
+    wait; at 0 both fall together, as in the paper."""
     checkpoint_every: int = 200
     """After how many steps a checkpoint is written."""
     log_every: int = 20
@@ -246,6 +250,7 @@ class Stage1Config:
         at_least(
             self, 0, "steps", "epochs", "labelled", "scarce_labelled", "warmup_steps", "weight_decay", "max_grad_norm"
         )
+        check_head_start(self.head_start)
         known_tasks(self.env, self.tasks)
         if self.wan.keep == "video" and self.wan.start in ("", "wan"):
             raise ValueError("`--wan.keep video` takes the video half of one of our models: name it by `--wan.start`.")

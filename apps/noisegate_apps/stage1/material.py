@@ -77,6 +77,7 @@ def tabletop_material(config: Stage1Config, parallel: Parallel) -> Material:
         future_latents=config.future_latents,
         frame_stride=demonstrations.frame_stride,
         denoising_steps=config.denoising_steps,
+        head_start=config.head_start,
         tasks=tuple(sorted(set(demonstrations.tasks))),
         scene=scene_of(config.data_folder),
     )
@@ -198,6 +199,7 @@ def wan_material(config: Stage1Config, parallel: Parallel) -> Material:
             "timing": asdict(timing),
             "video_shift": config.video_shift,
             "denoising_steps": config.denoising_steps,
+            "head_start": config.head_start,
         }
         model.statistics, model.sampling = statistics, wan_sampling(record)
         model.save_pretrained(folder / "backbone")

@@ -22,6 +22,7 @@ from noisegate_apps.runs.command_line import (
     RoboTwinOptions,
     TaskNames,
     at_least,
+    check_head_start,
     require,
     require_checkout,
 )
@@ -167,6 +168,8 @@ class Stage2Config:
     """To what norm a larger gradient is scaled down."""
     denoising_steps: int | None = None
     """Network calls per chunk; the policy's own number unless given."""
+    head_start: float | None = None
+    """Part of those calls in which imagination is denoised alone while the actions wait; the policy's unless given."""
     gate: GateSettings = field(default_factory=GateSettings)
     """The gating policy network."""
     orient: int = 288
@@ -209,6 +212,7 @@ class Stage2Config:
         at_least(self, 1, "inner_epochs", "members_per_call")
         at_least(self, 0 if self.executor in ("auto", "in-process") else 1, "workers")
         at_least(self, 0, "epochs", "step_price", "orient")
+        check_head_start(self.head_start)
         if self.episodes_per_epoch % self.group_size:
             raise ValueError(
                 f"`episodes_per_epoch` is {self.episodes_per_epoch}; it must be a multiple of `group_size` "
@@ -263,6 +267,7 @@ def paper() -> Stage2Config:
         learning_rate=3e-4,
         sampling=Sampling(revisit=None),
         denoising_steps=10,
+        head_start=0.0,
         exploration=Exploration(held="step"),
         gate=GateSettings(sigma="shared", start_sigma=0.5, start_scales=(), relative=False, max_mean=None),
     )

@@ -187,6 +187,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     workers = GateWorkers(
         policy=config.policy.resolve(),
         denoising_steps=config.denoising_steps,
+        head_start=config.head_start,
         gate=gate.config,
         scene=scene_of(config.scene, config.policy),
         robotwin=at_policy_size(config.robotwin, config.policy) if config.env == "robotwin" else None,
@@ -260,7 +261,9 @@ def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: 
         times = times_in(folder.path / "outcomes", "learned", config.tasks)
         write_json(folder.path / "times.json", times)
         paths = {task: np.asarray(found["mean"]) for task, found in times.items()}
-        save(time_trajectories(paths, list(policy.clock.times)), folder.path / "time_trajectories.png")
+        clocks = policy.clock.times, policy.video_clock.times
+        trajectories = time_trajectories(paths, clocks[0], shared_times=clocks[1])
+        save(trajectories, folder.path / "time_trajectories.png")
         residuals = {task: (found["mean"][-1], found["deviation"][-1]) for task, found in times.items()}
         save(residual_times(residuals, rates["learned"]), folder.path / "residual_times.png")
     if config.illustrate:
@@ -323,7 +326,9 @@ def run(config: Stage2Config) -> None:
             "`--members-per-call 1` makes every episode a call of its own."
         )
     tasks = tasks_of(config.env, config.tasks, config.policy)
-    policy = load_policy(config.policy, steps=config.denoising_steps, device=config.device)
+    policy = load_policy(
+        config.policy, steps=config.denoising_steps, head_start=config.head_start, device=config.device
+    )
     known = () if config.env == "robotwin" else tuple(policy.futures or ())
     imagination = config.imagination.resolved(tasks, known)
     lattice = config.lattice or lattice_beside(config.policy, imagination, tasks)

@@ -39,6 +39,8 @@ class GateWorkers:
     """Folder of the frozen policy; on a cluster, every machine needs it there."""
     denoising_steps: int | None
     """S; the policy's own where None."""
+    head_start: float | None
+    """Likewise."""
     gate: GatingPolicyConfig
     """Size of the gate, whose weights come with the jobs."""
     scene: SceneName
@@ -59,7 +61,7 @@ class GateWorkers:
 
     def __call__(self) -> GateRollout:
         """Load the policy and make the environments."""
-        policy = load_policy(self.policy, steps=self.denoising_steps, device=self.device)
+        policy = load_policy(self.policy, steps=self.denoising_steps, head_start=self.head_start, device=self.device)
         return self.rollout(policy, GatingPolicyNetwork(self.gate).to(policy.device), self.pool(workers=0))
 
     def pool(self, *, workers: int) -> Pool:

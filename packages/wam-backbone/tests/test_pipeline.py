@@ -72,6 +72,31 @@ def test_it_acts_as_the_sampler_does_on_its_parts(pipeline):
     assert len(pipeline.act(images, state, "press the bell", steps=2).action_times) == 3
 
 
+def test_imagination_has_its_head_start_while_the_actions_wait(pipeline):
+    pipeline.model.sampling = replace(SAMPLING, head_start=0.5)
+    pipeline = WorldActionPipeline(pipeline.model, pipeline.codec, pipeline.text)
+    images, state = scene()
+    chunk = pipeline.act(images, state, "press the bell", generator=source())
+    waiting = Clock((1.0, 1.0, *Clock.shifted(5.0, 2).times))
+    assert torch.equal(chunk.action_times, torch.tensor(waiting.times))
+    torch.testing.assert_close(chunk.times[0], torch.tensor(Clock.shifted(5.0, 4).times)[:, None].expand(-1, 2))
+    known = pipeline.observe(images, state, "press the bell")
+    assert torch.equal(pipeline.plan(known, generator=source()).actions, chunk.actions)
+    together = pipeline.plan(known, clock=waiting, generator=source())
+    torch.testing.assert_close(together.times[0, :, 0], torch.tensor(waiting.times))
+
+
+def test_a_head_start_is_a_part_of_any_number_of_calls():
+    sampling = replace(SAMPLING, shift=1.0, steps=5, head_start=0.4)
+    assert [sampling.clock(steps).waiting for steps in (1, 2, 3, 5, 10)] == [0, 0, 1, 2, 4]
+    assert sampling.clock() == Clock.linear(3).delayed(2)
+    assert sampling.video_clock() == Clock.linear(5)
+    assert replace(sampling, head_start=0.29).clock(100).waiting == 29  # 0.29 * 100 is below 29
+    for wrong in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ConfigurationError, match=r"`head_start`.*from 0 to below 1"):
+            replace(sampling, head_start=wrong)
+
+
 def test_a_history_of_pictures_or_latents_is_refused(pipeline):
     images, state = scene(2)
     with pytest.raises(ShapeError, match=r"`head` are \(1, 2, 64, 64, 3\).*no history"):

@@ -95,6 +95,11 @@ class Clock:
         """Network calls."""
         return len(self.times) - 1
 
+    @property
+    def waiting(self) -> int:
+        """Steps at the start in which the time stays at 1."""
+        return self.times.count(1.0) - 1
+
 
 def _grid(num_steps: int) -> tuple[float, ...]:
     if num_steps < 1:

@@ -176,9 +176,9 @@ class WorldActionPipeline:
             Actions in the robot's units, imagined latents and the path to them.
         """
         return self.plan(
-            self.observe(images, state, instruction), schedule, clock=self.sampling.clock(steps), generator=generator,
-            previous=previous, previous_time=previous_time, prefix=prefix, on_step=on_step, progress=progress,
-            hallucination=hallucination,
+            self.observe(images, state, instruction), schedule, clock=self.sampling.clock(steps),
+            video_clock=self.sampling.video_clock(steps), generator=generator, previous=previous,
+            previous_time=previous_time, prefix=prefix, on_step=on_step, progress=progress, hallucination=hallucination,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -188,6 +188,7 @@ class WorldActionPipeline:
         schedule: Schedule | None = None,
         *,
         clock: Clock | None = None,
+        video_clock: Clock | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         previous: Chunk | None = None,
         previous_time: float = 0.5,
@@ -202,6 +203,7 @@ class WorldActionPipeline:
             observation: What is known.
             schedule: Chooses the video times.
             clock: Path of the action time; as trained unless told.
+            video_clock: Path of the shared video time; `clock` where that alone is told.
             generator: Source of the initial noise.
             previous: Plan of the last chunk.
             previous_time: How much noise is put on it.
@@ -210,7 +212,8 @@ class WorldActionPipeline:
             progress: Show a bar.
             hallucination: Latents that are made wrong.
         """
-        clock = clock or self.sampling.clock()
+        if clock is None:
+            clock, video_clock = self.sampling.clock(), video_clock or self.sampling.video_clock()
         warm = None
         if previous is not None:
             normal = self.statistics.actions.normalize(previous.actions)
@@ -229,6 +232,7 @@ class WorldActionPipeline:
                 frames=self.sampling.future_latents,
                 action_steps=self.sampling.action_steps,
                 clock=clock,
+                video_clock=video_clock,
                 generator=generator,
                 warm_start=warm,
                 prefix=None if prefix is None else self.statistics.actions.normalize(prefix),

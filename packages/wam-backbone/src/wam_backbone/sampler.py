@@ -237,7 +237,7 @@ def denoise_actions(
     objective = objective_of(model)
     cache = model.encode_observation(known, context)
     times = torch.ones(len(known), frames, device=known.device)
-    for now, following in pairwise(clock.times):
+    for now, following in pairwise(clock.times[clock.waiting :]):
         time = torch.full((len(known),), now, device=known.device)
         prediction = model(None, actions, times, time, context, state, cache)
         actions = _step_actions(actions, prediction, time, torch.full_like(time, following), objective)

@@ -29,6 +29,9 @@ class Sampling:
     """Of the clock: Wan's shift, 1 for equal steps."""
     steps: int = 10
     """Network calls per chunk."""
+    head_start: float = 0.0
+    """Part of the calls, from the first on, in which imagination is denoised alone while the actions wait as pure
+    noise; at 0 both fall together."""
     codec: str = "codec"
     """Folder of a `ConvCodec`, relative to the weights', or folder or hub id of a Wan repository."""
     text: str = "hash"
@@ -43,6 +46,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.action_steps < 1 or self.future_latents < 0 or self.text_length < 1:
             raise ConfigurationError(f"{self} plans nothing; sizes are at least 1, `future_latents` at least 0.")
+        if not 0 <= self.head_start < 1:
+            raise ConfigurationError(
+                f"`head_start` is {self.head_start}; it is a part of the calls, from 0 to below 1."
+            )
         if "{instruction}" not in self.template:
             raise ConfigurationError(f"`template` is `{self.template}`; it must contain `{{instruction}}`.")
         self.clock(self.steps)
@@ -50,6 +57,14 @@ class Sampling:
     def clock(self, steps: int | None = None) -> Clock:
         """Path of the action time in some number of steps, its own where None."""
         steps = self.steps if steps is None else steps
+        waiting = int(self.head_start * steps + 1e-9)  # 0.29 * 100 is 28.999...
+        return self._path(steps - waiting).delayed(waiting)
+
+    def video_clock(self, steps: int | None = None) -> Clock:
+        """Path of the shared video time in some number of steps: as `clock`, without waiting."""
+        return self._path(self.steps if steps is None else steps)
+
+    def _path(self, steps: int) -> Clock:
         return Clock.linear(steps) if self.shift == 1 else Clock.shifted(self.shift, steps)
 
     def save(self, folder: Path) -> None:
