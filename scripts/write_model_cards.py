@@ -66,6 +66,7 @@ def card(folder: Path) -> str:
         "parameters": f"{parameters(folder):,}",
         "tasks": ", ".join(tasks),
         "scenes": scene,
+        "sampled in": _sampling(settings),
         "imagination": _imagination(identity.get("imagination")),
         "command": f"`{record['command']}`",
         "commit": record.get("commit")
@@ -114,6 +115,13 @@ def _imagination(record: Mapping[str, Any] | None) -> str | None:
     return (
         "natural" if record["lies"] == "never" else f"a stress test: {record['lying']} latents lie ({record['lies']})"
     )
+
+
+def _sampling(settings: Mapping[str, Any]) -> str | None:
+    if not settings:
+        return None
+    alone = f", imagination alone in the first {settings['head_start']:.0%}" if settings.get("head_start") else ""
+    return f"{settings['denoising_steps']} network calls per chunk{alone}"
 
 
 def _measured(folder: Path) -> list[str]:

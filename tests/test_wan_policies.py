@@ -52,7 +52,11 @@ def film_of(folder):
 def test_a_policy_keeps_the_clock_of_its_training_and_changes_the_number_of_steps_alone(wan_policy):
     assert load_policy(wan_policy).clock == Clock.shifted(5.0, 10)
     assert load_policy(wan_policy, steps=4).clock == Clock.shifted(5.0, 4)
-    assert load_policy(Path(__file__).parents[1] / "checkpoints/tabletop-independent", steps=4).clock == Clock.linear(4)
+    shipped = Path(__file__).parents[1] / "checkpoints/tabletop-independent"
+    assert load_policy(shipped, steps=4).clock == Clock.linear(2).delayed(2)
+    assert load_policy(shipped, steps=4, head_start=0.0).clock == Clock.linear(4)
+    assert load_policy(wan_policy, head_start=0.3).clock == Clock.shifted(5.0, 7).delayed(3)
+    assert load_policy(wan_policy, head_start=0.3).video_clock == Clock.shifted(5.0, 10)
 
 
 def test_stage_2_decides_on_the_policys_own_clock(wan_policy, tmp_path, monkeypatch):
