@@ -120,7 +120,7 @@ def _imagination(record: Mapping[str, Any] | None) -> str | None:
 def _sampling(settings: Mapping[str, Any]) -> str | None:
     if not settings:
         return None
-    alone = f", imagination alone in the first {settings['head_start']:.0%}" if settings.get("head_start") else ""
+    alone = f", of which imagination has the first {settings['head_start']:.0%}" if settings.get("head_start") else ""
     return f"{settings['denoising_steps']} network calls per chunk{alone}"
 
 

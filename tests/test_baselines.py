@@ -18,6 +18,7 @@ from noisegate_apps.stage2.config import GateSettings, Stage2Config
 from noisegate_apps.stage2.gate import new_gate, sampled
 from noisegate_gpn import LearnedSchedule, StoppingLearnedSchedule
 from wam_backbone import Clock, DenoisingStep
+from wam_backbone.clock import in_turn
 
 GATES = {"global": "chunk", "stop": "none", "priced": "latent"}
 
@@ -35,6 +36,9 @@ class Standin:
 
     def under(self, clock, video_clock=None):
         return Standin(clock, video_clock)
+
+    def together(self):
+        return self.under(Clock.linear(6))
 
     def in_steps(self, steps):
         return self.under(Clock.linear(steps))
@@ -80,9 +84,9 @@ def test_spacings_move_the_actions_too_and_differ():
 
 
 def test_a_head_start_is_kept_under_other_spacings_and_left_out_where_nothing_waits():
-    waiting = Standin(Clock.linear(4).delayed(2), Clock.linear(6))
+    waiting = Standin(*in_turn(Clock.linear, 6, 2))
     spaced = scheduled("ddim", waiting, gate=None).policy
-    assert (spaced.clock, spaced.video_clock) == (Clock.ddim(4).delayed(2), Clock.ddim(6))
+    assert (spaced.clock, spaced.video_clock) == (Clock.ddim(4).delayed(2), Clock.ddim(2).held(4))
     together = scheduled("together", waiting, gate=None).policy
     assert (together.clock, together.video_clock) == (Clock.linear(6), Clock.linear(6))
 

@@ -56,7 +56,7 @@ def test_a_policy_keeps_the_clock_of_its_training_and_changes_the_number_of_step
     assert load_policy(shipped, steps=4).clock == Clock.linear(2).delayed(2)
     assert load_policy(shipped, steps=4, head_start=0.0).clock == Clock.linear(4)
     assert load_policy(wan_policy, head_start=0.3).clock == Clock.shifted(5.0, 7).delayed(3)
-    assert load_policy(wan_policy, head_start=0.3).video_clock == Clock.shifted(5.0, 10)
+    assert load_policy(wan_policy, head_start=0.3).video_clock == Clock.shifted(5.0, 3).held(7)
 
 
 def test_stage_2_decides_on_the_policys_own_clock(wan_policy, tmp_path, monkeypatch):

@@ -93,7 +93,7 @@ class EvalConfig:
     denoising_steps: int | None = None
     """Network calls per chunk; the policy's own number unless given."""
     head_start: float | None = None
-    """Part of those calls in which imagination is denoised alone while the actions wait; the policy's unless given."""
+    """Part of those calls that belong to imagination, before the actions start; the policy's own unless given."""
     device: DeviceName = "auto"
     """Where the policy plans: `auto` takes the GPU where there is one."""
     illustrate: bool = True

@@ -76,7 +76,7 @@ def _fewer_steps(policy: WorldPolicy) -> Made:
 
 
 def _together(policy: WorldPolicy) -> Made:
-    return _constant(_shared)(policy.under(policy.video_clock))
+    return _constant(_shared)(policy.together())
 
 
 def _spaced_as_ddim(policy: WorldPolicy) -> Made:
@@ -93,8 +93,9 @@ def _spaced_as_edm(policy: WorldPolicy) -> Made:
 
 def _spaced(policy: WorldPolicy, path: Callable[[int], Clock]) -> Made:
     """The shared schedule on paths of another spacing, with the same head start."""
-    steps, waiting = policy.clock.num_steps, policy.clock.waiting
-    return _constant(_shared)(policy.under(path(steps - waiting).delayed(waiting), path(steps)))
+    from wam_backbone.clock import in_turn
+
+    return _constant(_shared)(policy.under(*in_turn(path, policy.clock.num_steps, policy.clock.waiting)))
 
 
 def _imagine_first(policy: WorldPolicy) -> Made:

@@ -41,7 +41,7 @@ def load_policy(
     Args:
         folder: As Stage 1 leaves it.
         steps: Network calls per chunk, on the policy's own clock; its own number where None.
-        head_start: Part of them in which imagination is denoised alone; its own where None.
+        head_start: Part of them that belong to imagination, before the actions start; its own where None.
         device: Where it plans; `auto` is the GPU where there is one.
 
     Raises:

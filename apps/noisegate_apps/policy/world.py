@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -51,7 +51,7 @@ class PolicySettings:
     denoising_steps: int = 10
     """S of the linear clock under which the policy plans unless told otherwise."""
     head_start: float = 0.0
-    """Part of the network calls in which imagination is denoised alone while the actions wait."""
+    """Part of the network calls that belong to imagination, before the actions start; at 0 both fall together."""
     tasks: tuple[str, ...] = ()
     """Tasks that it has learned; empty where that is not known."""
     scene: Literal["clean", "random"] = "random"
@@ -136,6 +136,10 @@ class WorldPolicy:
     def in_steps(self, steps: int) -> Self:
         """Return this policy with another number of network calls per chunk, on the kind of clock of its training."""
         return self.under(self.pipeline.sampling.clock(steps), self.pipeline.sampling.video_clock(steps))
+
+    def together(self) -> Self:
+        """Return this policy without a head start: one clock for imagination and actions."""
+        return self.under(replace(self.pipeline.sampling, head_start=0.0).clock(self.clock.num_steps))
 
     def unreliable(self, config: ImaginationConfig, tasks: Sequence[str]) -> UnreliableImagination | None:
         """Return what makes this policy's imagination lie; None for `never`.

@@ -233,8 +233,8 @@ class Stage1Config:
     denoising_steps: int = 10
     """Network calls per chunk under which the policy plans unless told otherwise."""
     head_start: float = 0.0
-    """Part of those calls, from the first on, in which the policy denoises its imagination alone while the actions
-    wait; at 0 both fall together, as in the paper."""
+    """Part of those calls that belong to imagination, before the actions start; at 0 both fall together, as in the
+    paper."""
     checkpoint_every: int = 200
     """After how many steps a checkpoint is written."""
     log_every: int = 20

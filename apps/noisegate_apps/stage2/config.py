@@ -169,7 +169,7 @@ class Stage2Config:
     denoising_steps: int | None = None
     """Network calls per chunk; the policy's own number unless given."""
     head_start: float | None = None
-    """Part of those calls in which imagination is denoised alone while the actions wait; the policy's unless given."""
+    """Part of those calls that belong to imagination, before the actions start; the policy's own unless given."""
     gate: GateSettings = field(default_factory=GateSettings)
     """The gating policy network."""
     orient: int = 288

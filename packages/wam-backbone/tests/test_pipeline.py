@@ -79,7 +79,8 @@ def test_imagination_has_its_head_start_while_the_actions_wait(pipeline):
     chunk = pipeline.act(images, state, "press the bell", generator=source())
     waiting = Clock((1.0, 1.0, *Clock.shifted(5.0, 2).times))
     assert torch.equal(chunk.action_times, torch.tensor(waiting.times))
-    torch.testing.assert_close(chunk.times[0], torch.tensor(Clock.shifted(5.0, 4).times)[:, None].expand(-1, 2))
+    first = torch.tensor((*Clock.shifted(5.0, 2).times, 0.0, 0.0))
+    torch.testing.assert_close(chunk.times[0], first[:, None].expand(-1, 2))
     known = pipeline.observe(images, state, "press the bell")
     assert torch.equal(pipeline.plan(known, generator=source()).actions, chunk.actions)
     together = pipeline.plan(known, clock=waiting, generator=source())
@@ -90,7 +91,8 @@ def test_a_head_start_is_a_part_of_any_number_of_calls():
     sampling = replace(SAMPLING, shift=1.0, steps=5, head_start=0.4)
     assert [sampling.clock(steps).waiting for steps in (1, 2, 3, 5, 10)] == [0, 0, 1, 2, 4]
     assert sampling.clock() == Clock.linear(3).delayed(2)
-    assert sampling.video_clock() == Clock.linear(5)
+    assert sampling.video_clock() == Clock.linear(2).held(3)
+    assert sampling.video_clock(2) == sampling.clock(2) == Clock.linear(2)
     assert replace(sampling, head_start=0.29).clock(100).waiting == 29  # 0.29 * 100 is below 29
     for wrong in (-0.1, 1.0, float("nan")):
         with pytest.raises(ConfigurationError, match=r"`head_start`.*from 0 to below 1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
@@ -99,6 +100,21 @@ class Clock:
     def waiting(self) -> int:
         """Steps at the start in which the time stays at 1."""
         return self.times.count(1.0) - 1
+
+
+def in_turn(path: Callable[[int], Clock], steps: int, waiting: int) -> tuple[Clock, Clock]:
+    """Clocks of actions and video where the video falls first, in `waiting` of the steps, and the actions in the rest.
+
+    Where none waits both fall together.
+
+    Args:
+        path: Makes a clock of some number of steps.
+        steps: Network calls in all.
+        waiting: Of these, those in which the actions wait; below `steps`.
+    """
+    if not waiting:
+        return path(steps), path(steps)
+    return path(steps - waiting).delayed(waiting), path(waiting).held(steps - waiting)
 
 
 def _grid(num_steps: int) -> tuple[float, ...]:

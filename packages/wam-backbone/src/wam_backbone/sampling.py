@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-from wam_backbone.clock import Clock
+from wam_backbone.clock import Clock, in_turn
 from wam_backbone.errors import ConfigurationError, WeightsError
 
 SAMPLING_FILE = "sampling.json"
@@ -30,8 +31,8 @@ class Sampling:
     steps: int = 10
     """Network calls per chunk."""
     head_start: float = 0.0
-    """Part of the calls, from the first on, in which imagination is denoised alone while the actions wait as pure
-    noise; at 0 both fall together."""
+    """Part of the calls, from the first on, that belong to imagination while the actions wait as pure noise: under the
+    shared schedule it is done when they start. At 0 both fall together."""
     codec: str = "codec"
     """Folder of a `ConvCodec`, relative to the weights', or folder or hub id of a Wan repository."""
     text: str = "hash"
@@ -56,16 +57,17 @@ class Sampling:
 
     def clock(self, steps: int | None = None) -> Clock:
         """Path of the action time in some number of steps, its own where None."""
-        steps = self.steps if steps is None else steps
-        waiting = int(self.head_start * steps + 1e-9)  # 0.29 * 100 is 28.999...
-        return self._path(steps - waiting).delayed(waiting)
+        return self._clocks(steps)[0]
 
     def video_clock(self, steps: int | None = None) -> Clock:
-        """Path of the shared video time in some number of steps: as `clock`, without waiting."""
-        return self._path(self.steps if steps is None else steps)
+        """Path of the shared video time likewise: the same unless imagination has a head start."""
+        return self._clocks(steps)[1]
 
-    def _path(self, steps: int) -> Clock:
-        return Clock.linear(steps) if self.shift == 1 else Clock.shifted(self.shift, steps)
+    def _clocks(self, steps: int | None) -> tuple[Clock, Clock]:
+        steps = self.steps if steps is None else steps
+        waiting = int(self.head_start * steps + 1e-9)  # 0.29 * 100 is 28.999...
+        path = Clock.linear if self.shift == 1 else partial(Clock.shifted, self.shift)
+        return in_turn(path, steps, waiting)
 
     def save(self, folder: Path) -> None:
         """Write `sampling.json` into a folder."""
