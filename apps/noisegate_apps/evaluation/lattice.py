@@ -69,13 +69,21 @@ def by_task(names: Mapping[str, str]) -> ChooseSchedule:
     return choose
 
 
-def lattice_beside(policy: Path, imagination: ImaginationConfig, tasks: Iterable[str]) -> Path | None:
+def lattice_beside(
+    policy: Path, imagination: ImaginationConfig, tasks: Iterable[str], *, own_clocks: bool
+) -> Path | None:
     """Return the lattice that a policy folder brings for an imagination, `lattices/<name>.json`.
 
-    None without one, or if it is of other tasks: among others, other tasks are lied to.
+    None without one, or if it is of other tasks (among others, other tasks are lied to) or of other clocks.
+
+    Args:
+        policy: Folder of the policy.
+        imagination: When it lies.
+        tasks: All that are played.
+        own_clocks: Whether the policy plans in its own number of calls, with its own head start.
     """
     found = policy / "lattices" / f"{imagination.name}.json"
-    if not found.exists() or set(read_json(found)["ceiling"]["best_by_task"]) != set(tasks):
+    if not own_clocks or not found.exists() or set(read_json(found)["ceiling"]["best_by_task"]) != set(tasks):
         return None
     return found
 

@@ -177,7 +177,7 @@ class Stage2Config:
     follows from the observation, without any reward; 0 for none (the paper's)."""
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
-    policy's own for this imagination unless given, where it brings one."""
+    policy's own for this imagination unless given, where it brings one and plans by its own clocks."""
     eval_episodes: int = 32
     """How many held-out scenes of each task every schedule plays."""
     skip_eval: bool = False

@@ -331,7 +331,8 @@ def run(config: Stage2Config) -> None:
     )
     known = () if config.env == "robotwin" else tuple(policy.futures or ())
     imagination = config.imagination.resolved(tasks, known)
-    lattice = config.lattice or lattice_beside(config.policy, imagination, tasks)
+    own_clocks = config.denoising_steps is None and config.head_start is None
+    lattice = config.lattice or lattice_beside(config.policy, imagination, tasks, own_clocks=own_clocks)
     config = replace(
         config,
         tasks=tasks,
