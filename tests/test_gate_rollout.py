@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,7 @@ def test_a_worker_plays_a_job_exactly_as_this_process_does(policy, gate, pool):
         assert (ours.reward, ours.info) == (theirs.reward, theirs.info)
         assert torch.equal(ours.decisions.actions, theirs.decisions.actions)
         assert torch.equal(ours.decisions.states["latents"], theirs.decisions.states["latents"])
+    assert replace(make, head_start=0.5)()._policy.clock.waiting == policy.clock.num_steps // 2 > 0
 
 
 def test_schedule_statistics_are_means_over_chunks(gate, rolled):

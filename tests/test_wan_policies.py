@@ -69,8 +69,8 @@ def test_stage_2_decides_on_the_policys_own_clock(wan_policy, tmp_path, monkeypa
 
     monkeypatch.setattr(stage2, "train", seeing)
     stage2.run(small(wan_policy, tmp_path / "run", skip_eval=True))
-    stage2.run(small(wan_policy, tmp_path / "short", denoising_steps=3, skip_eval=True))
-    assert seen == [Clock.shifted(5.0, 10), Clock.shifted(5.0, 3)]
+    stage2.run(small(wan_policy, tmp_path / "short", denoising_steps=3, head_start=0.4, skip_eval=True))
+    assert seen == [Clock.shifted(5.0, 10), Clock.shifted(5.0, 2).delayed(1)]
 
 
 def test_stage_2_trains_compares_and_films_on_the_tabletop(wan_policy, tmp_path):

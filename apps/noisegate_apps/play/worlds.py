@@ -111,7 +111,7 @@ def executed_actions(policy: Path) -> int | None:
 
 
 def head_start_of(policy: Path) -> float:
-    """Return the part of the network calls in which a policy denoises its imagination alone.
+    """Return the part of the network calls that belong to a policy's imagination, before its actions start.
 
     Args:
         policy: Folder of the policy.

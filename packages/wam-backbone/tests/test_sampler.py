@@ -310,6 +310,17 @@ def test_an_observation_that_sees_the_video_is_not_cached(layout, make_model, ob
         other(noise.video[:2], noise.actions[:2], times[:2], times[:2, 0], observation.context[:2], None, cache)
 
 
+def test_actions_that_do_not_see_the_future_are_not_asked_for_while_they_wait(make_model, observation):
+    model = make_model("fastwam")
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    noise = start(observation)
+    chunk = {"frames": FRAMES, "action_steps": STEPS, "noise": noise}
+    alone = denoise_actions(model, observation, **chunk, clock=Clock.linear(2).delayed(3))
+    assert len(calls) == 2
+    assert torch.equal(alone, denoise_actions(model, observation, **chunk, clock=Clock.linear(2)))
+
+
 @pytest.mark.parametrize("action_axis", ["frames", "own"])
 @pytest.mark.parametrize("schedule", [SharedSchedule(), Blind()])
 def test_actions_that_do_not_see_the_future_need_no_video(action_axis, schedule, make_model, observation):
