@@ -50,8 +50,9 @@ def load_policy(
     folder = Path(folder)
     require(folder / "policy.json", "a Stage-1 policy", "train one with `uv run apps/stage1.py`")
     record = read_json(folder / "policy.json")
+    sampled = read_json(folder / "policy.json")
     asked = {"denoising_steps": steps, "head_start": head_start}
-    sampled = {**record, **{name: value for name, value in asked.items() if value is not None}}
+    sampled.update((name, value) for name, value in asked.items() if value is not None)
     place = device_of(device)
     if "wan" in record:
         return wan_policy(folder, sampled, device=place, digest=files_digest(folder, record))
