@@ -96,8 +96,9 @@ def test_a_killed_stage_1_goes_on_to_the_same_weights(app, kill_after, demonstra
     app("stage1", *shared, "--out", tmp_path / "killed")
     weights = "policy/backbone/diffusion_pytorch_model.safetensors"
     assert same_weights(tmp_path / "whole" / weights, tmp_path / "killed" / weights)
-    app("stage1", *shared, "--out", tmp_path / "other", "--seed", "1")
+    app("stage1", *shared, "--out", tmp_path / "other", "--seed", "1", "--head-start", "0.3")
     assert not same_weights(tmp_path / "whole" / weights, tmp_path / "other" / weights)
+    assert load_policy(tmp_path / "other" / "policy").clock.waiting == 3
 
 
 def test_a_killed_stage_2_goes_on_to_the_same_gate_and_leaves_what_it_promises(app, kill_after, tmp_path):
@@ -130,11 +131,14 @@ def test_a_killed_stage_2_goes_on_to_the_same_gate_and_leaves_what_it_promises(a
 
 def test_the_ablation_and_every_named_schedule_play_end_to_end(app, tmp_path):
     one = ("--policy", POLICY, "--denoising-steps", 4, "--tasks", "click_bell", "--episodes", 1, "--slots", 1)
-    one += ("--workers", 0)
+    one += ("--workers", 0, "--head-start", 0.5)
     app("eval", "ablation", "--shared-times-policy", POLICY, *one, "--out", tmp_path)
     summary = json.loads((tmp_path / "ablation" / "summary.json").read_text())
     assert {"shared-times", "shared", "monotone", "learned"} <= set(summary["success"])
-    assert {"blind", "imagine-first", "fewer-steps", "ddim", "edm"} <= set(summary["success"])
+    assert {"blind", "imagine-first", "together", "fewer-steps", "ddim", "edm"} <= set(summary["success"])
+    paths = {name: tmp_path / "ablation" / "outcomes" / name / "click_bell.json" for name in ("shared", "together")}
+    fallen = {name: json.loads(path.read_text())["times"]["mean"][2] for name, path in paths.items()}
+    assert fallen == {"shared": [0.0, 0.0], "together": [0.5, 0.5]}
     assert summary["calls_per_chunk"]["fewer-steps"]["mean"] < summary["calls_per_chunk"]["shared"]["mean"]
     quick = ("--no-illustrate", "--out", tmp_path)
     app("eval", "--schedules", "blind", "imagine-first", "hold+shared", *one, *quick)

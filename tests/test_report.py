@@ -100,6 +100,20 @@ def run(tmp_path_factory):
     return stage2(tmp_path_factory.mktemp("runs") / "stage2")
 
 
+def test_the_shared_schedule_is_drawn_where_it_does_not_follow_the_actions(tmp_path):
+    folder = stage2(tmp_path / "run")
+    shifted = [1.0, 0.9, 0.7, 0.4, 0.0]
+    for video, drawn in ((None, False), (shifted, False), ([1.0, 0.5, 0.0, 0.0, 0.0], True)):
+        for path in (folder / "outcomes").glob("*/*.json"):
+            record = json.loads(path.read_text())
+            record["identity"] = {"clock": shifted} | ({} if video is None else {"video_clock": video})
+            write(path, record)
+        axes = section_of("time-trajectories", read_runs([folder])).figure.axes[0]
+        lines = {line.get_label(): line.get_ydata().tolist() for line in axes.get_lines()}
+        assert lines["actions (fixed clock)"] == shifted
+        assert lines.get("shared schedule") == (video if drawn else None)
+
+
 class Page(HTMLParser):
     """What a page holds, and whether it is well formed."""
 

@@ -37,8 +37,10 @@ def test_a_checkpoint_was_trained_under_todays_physics(folder):
     assert known == physics(), f"{folder.name} is stale: train it again, or restore the physics"
 
 
-def test_a_saved_policy_is_a_pipeline_that_plans_the_same(tmp_path):
-    policy = load_policy(ROOT / "checkpoints" / "tabletop-independent", steps=2, device="cpu")
+@pytest.mark.parametrize("head_start", [0.0, 0.5])
+def test_a_saved_policy_is_a_pipeline_that_plans_the_same(tmp_path, head_start):
+    shipped = ROOT / "checkpoints" / "tabletop-independent"
+    policy = load_policy(shipped, steps=2, head_start=head_start, device="cpu")
     save_policy(tmp_path, policy.backbone, policy.pipeline.codec, policy.settings)
     pipeline = WorldActionPipeline.from_pretrained(tmp_path / "backbone")
     random = np.random.default_rng(0)
@@ -47,4 +49,6 @@ def test_a_saved_policy_is_a_pipeline_that_plans_the_same(tmp_path):
     plan = policy.plan([{**seen, "state": state}], [words], schedule, [(3,)])
     chunk = pipeline.act(seen, state, words, schedule=schedule, generator=[generator_of("noise", 3)])
     assert np.array_equal(chunk.actions.numpy(), plan.actions)
-    assert chunk.times.shape == (1, 3, policy.settings.future_latents)
+    fallen = [[time] * 2 for time in (1.0, 0.0 if head_start else 0.5, 0.0)]
+    assert chunk.times[0].tolist() == plan.chunk.times[0].tolist() == fallen
+    assert load_policy(tmp_path).clock == policy.clock

@@ -108,9 +108,10 @@ def test_a_configuration_of_the_paper_trains_scaled_down(name, configure):
 
 
 def test_a_kept_policy_sees_what_it_was_trained_on_and_acts(configure, episodes):
-    config = configure()
+    config = configure(head_start=0.3)
     train(config)
     policy = load_policy(config.run_folder / "policy")
+    assert policy.clock.waiting == policy.clock.num_steps * 3 // 10 > 0
     index = EpisodeIndex.open(episodes)
     cameras = ("head", "left_wrist", "right_wrist")
     observation = {name: index.frames(1, name, [0])[0] for name in cameras} | {"state": index.states[41]}

@@ -192,8 +192,8 @@ def _played(folder: Path) -> Played:
         if "outcomes" not in record:
             continue
         outcomes.setdefault(path.parent.name, {})[path.stem] = [bool(one) for one in record["outcomes"]]
-        clocks = {name: record["identity"][name] for name in ("clock", "video_clock") if name in record["identity"]}
-        found = {**record.get("times", {}), **clocks}
+        clock = record["identity"]["clock"]
+        found = {**record.get("times", {}), "clock": clock, "video_clock": record["identity"].get("video_clock", clock)}
         if "mean" in found:
             times.setdefault(path.parent.name, {})[path.stem] = found
     whole = {task for found in outcomes.values() for task in found}

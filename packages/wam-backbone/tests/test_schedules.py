@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wam_backbone import Blind, Clock, DenoisingStep, ImagineFirst, MatrixSchedule, MonotoneSchedule, SharedSchedule
+from wam_backbone.clock import in_turn
 from wam_backbone.errors import ConfigurationError, ScheduleError
 
 
@@ -103,6 +106,14 @@ def test_imagination_is_finished_before_the_actions_start():
         schedule.clock(num_steps=4)
     with pytest.raises(ConfigurationError, match="`video_steps` is 0"):
         ImagineFirst(video_steps=0)
+
+
+def test_a_shared_schedule_in_turn_with_the_actions_imagines_first():
+    clock, video_clock = in_turn(partial(Clock.shifted, 5.0), 10, 4)
+    first = ImagineFirst(video_steps=4, shift=5.0)
+    assert clock == first.clock(num_steps=10)
+    torch.testing.assert_close(follow(SharedSchedule(), video_clock), follow(first, clock), rtol=0, atol=1e-6)
+    assert in_turn(Clock.linear, 10, 0) == (Clock.linear(10), Clock.linear(10))
 
 
 def test_imagine_first_keeps_the_shift_of_the_model():

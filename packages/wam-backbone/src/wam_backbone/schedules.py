@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wam_backbone.clock import Clock
+from wam_backbone.clock import Clock, in_turn
 from wam_backbone.errors import ConfigurationError, ScheduleError
 from wam_backbone.interface import DenoisingStep
 
@@ -124,7 +124,7 @@ class ImagineFirst:
             raise ConfigurationError(
                 f"`num_steps` is {num_steps} with {self.video_steps} `video_steps`; leave at least one for the actions."
             )
-        return self._path(num_steps - self.video_steps).delayed(self.video_steps)
+        return in_turn(self._path, num_steps, self.video_steps)[0]
 
     def next_times(self, step: DenoisingStep) -> Float[Tensor, "batch future"]:
         """Times after this step."""
