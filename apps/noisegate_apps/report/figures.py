@@ -150,7 +150,7 @@ def time_trajectories(
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
         if index == 0:
-            axes.legend(fontsize=7, loc="lower left")
+            axes.legend(fontsize=7)
     figure.supxlabel("denoising step", fontsize=9)
     figure.supylabel("time (1 = noise, 0 = clean)", fontsize=9)
     figure.tight_layout()
