@@ -321,6 +321,8 @@ def test_actions_of_the_wrong_shape_are_refused(untrained):
         {"alpha_max": 1.0},
         {"initial_log_std": 2.0},
         {"max_time_frequency": 1.0},
+        {"sight": 1.0},
+        {"sight": 0.0},
         {"sigma": "step"},
         {"context_dim": -1},
         {"state_dim": -1},

@@ -30,14 +30,15 @@ class Scenes:
     truthful: Tensor
 
     @classmethod
-    def draw(cls, rows: int, generator: torch.Generator, *, latest: float = 0.6) -> "Scenes":
+    def draw(cls, rows: int, generator: torch.Generator, *, between: tuple[float, float] = (0.0, 0.6)) -> "Scenes":
         def futures(start: Tensor) -> Tensor:
             moves = 0.3 * torch.randn(rows, FRAMES, HIDDEN, generator=generator)
             return latent_of(start[:, None] + moves.cumsum(dim=1)).movedim(1, 2)
 
         hidden, other = torch.randn(2, rows, HIDDEN, generator=generator)
         truthful = torch.rand(rows, FRAMES, generator=generator) < 0.5
-        times = latest * torch.rand(rows, FRAMES, generator=generator)
+        earliest, latest = between
+        times = earliest + (latest - earliest) * torch.rand(rows, FRAMES, generator=generator)
         clean = torch.where(truthful[:, None, :, None, None], futures(hidden), futures(other))
         noise = torch.randn(clean.shape, generator=generator)
         at = times[:, None, :, None, None]
@@ -58,8 +59,8 @@ def by_task(scenes: Scenes) -> Tensor:
     return scenes.hidden[:, :FRAMES] > 0
 
 
-def accuracy(rule, steps: int, *, context: bool = False, **options) -> float:
-    """Share of decisions on the right side of the rule, on new scenes, after so many steps of 64 scenes."""
+def accuracy(rule, steps: int, *, context: bool = False, between: tuple[float, float] = (0.0, 0.6), **options) -> float:
+    """Share of decisions on the right side of the rule, on new scenes, after steps of 64 scenes at such times."""
     torch.manual_seed(0)
     policy = GatingPolicyNetwork(
         GatingPolicyConfig(latent_channels=CHANNELS, frames=FRAMES, context_dim=HIDDEN if context else 0, **options)
@@ -73,12 +74,12 @@ def accuracy(rule, steps: int, *, context: bool = False, **options) -> float:
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
-        scenes = Scenes.draw(64, generator)
+        scenes = Scenes.draw(64, generator, between=between)
         loss = (mean_of(scenes).tanh() - (2.0 * rule(scenes) - 1.0)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    held_out = Scenes.draw(1024, generator)
+    held_out = Scenes.draw(1024, generator, between=between)
     with torch.no_grad():
         return ((mean_of(held_out) > 0) == rule(held_out)).double().mean().item()
 
@@ -87,6 +88,10 @@ def test_a_latent_that_lies_is_told_from_a_true_one_within_sixty_steps_by_its_di
     by_difference = accuracy(by_truth, 60)
     assert by_difference > 0.9
     assert by_difference > accuracy(by_truth, 60, relative=False) + 0.2
+
+
+def test_a_latent_of_nine_tenths_of_noise_is_told_by_how_it_varies_with_the_observation():
+    assert accuracy(by_truth, 120, between=(0.85, 0.92)) > 0.62  # 0.5 without that comparison
 
 
 @pytest.mark.parametrize("relative", [pytest.param(False, marks=pytest.mark.slow), True])

@@ -54,6 +54,24 @@ def test_decisions_that_cannot_act_are_masked(untrained, make_even_chunk):
     assert mask.tolist() == [[True, True], [True, True], [True, True], [False, True], [False, False]]
 
 
+def test_above_its_sight_the_policy_decides_nothing(trained, make_even_chunk):
+    # Both fall as under the shared schedule, the second step no further than to 0.65; what follows is decided.
+    policy = policy_that(trained, sight=0.65, frames=2)
+    policy.start_at([1.5, 0.5])
+    schedule = LearnedSchedule(policy)
+    times = make_even_chunk(steps=5).denoise(schedule)[:, 0]
+    by_hand = torch.tensor([[1.0, 1.0], [0.8, 0.8], [0.65, 0.65], [0.35, 0.55], [0.05, 0.45], [0.0, 0.35]])
+    torch.testing.assert_close(times, by_hand, atol=1e-6, rtol=0)
+    assert schedule.decisions().mask.tolist() == [[False] * 2, [False] * 2, [True] * 2, [True] * 2, [False] * 2]
+
+
+def test_steps_of_no_decrement_leave_a_latent_above_the_sight_where_it_is(trained, make_chunk):
+    chunk = replace(make_chunk(1), decrements=(0.2, 0.0, 0.0, 0.8))
+    times = chunk.denoise(LearnedSchedule(policy_that(trained, sight=0.5)))
+    assert times[1:4].flatten().tolist() == pytest.approx([0.8] * 6)
+    assert times[4].flatten().tolist() == pytest.approx([0.5] * 2)
+
+
 def test_a_step_of_no_nominal_decrement_is_masked(untrained, make_chunk):
     chunk = replace(make_chunk(1), decrements=(0.0, 0.5, 0.0, 0.5))
     schedule = LearnedSchedule(untrained)

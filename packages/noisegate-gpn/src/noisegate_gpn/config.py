@@ -45,9 +45,10 @@ class GatingPolicyConfig:
     """GroupNorm groups after each convolution."""
 
     relative: bool = True
-    """Whether the encoder sees of each latent what it adds to a still picture, `latent - (1 - t) * observation`, or the
-    latent as it is (the paper's). Nothing is lost, since the observation is encoded beside it; and a latent that does
-    not follow from the observation stands out by its size, where otherwise a comparison must be learned first."""
+    """Whether the encoder sees of each latent what it adds to a still picture, `latent - (1 - t) * observation`, and
+    how that varies with the picture, or the latent as it is (the paper's). Nothing is lost, since the observation is
+    encoded beside it; and a latent that does not follow from the observation stands out, even of much noise, where
+    otherwise a comparison must be learned first."""
 
     temporal_kernel: int = 3
     """Latent frames seen by one convolution; odd. 1 keeps the frames apart until the encoder."""
@@ -63,6 +64,11 @@ class GatingPolicyConfig:
 
     alpha_max: float = 2.0
     """Upper bound of the relative scale alpha, open; above 1, so that alpha = 1 (the shared schedule) is inside."""
+
+    sight: float | None = None
+    """Time above which nothing is left to the policy, in (0, 1); None leaves it everything (the paper's). A latent
+    falls as under the shared schedule until it gets there, and no further in that step. In nearly pure noise nothing
+    can be seen of what is imagined: where success rewards closed eyes they close there, and are never opened to see."""
 
     sigma: Sigma = "shared"
     """What the standard deviation of the pre-squash Gaussian depends on: `shared` is one number for all (the paper's),
@@ -131,6 +137,8 @@ class GatingPolicyConfig:
             raise ConfigError(
                 f"`alpha_max` is {self.alpha_max}; it must be finite and exceed 1, the scale of the shared schedule."
             )
+        if self.sight is not None and not 0 < self.sight < 1:
+            raise ConfigError(f"`sight` is {self.sight}; it must be between 0 and 1, or None.")
         if self.max_mean is not None and not self.max_mean > 0:
             raise ConfigError(f"`max_mean` is {self.max_mean}; it must be positive, or None.")
         if not self.min_log_std <= self.initial_log_std <= self.max_log_std:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -78,6 +79,30 @@ class ObservationFusion(nn.Module):
         gate: Tensor = self.gate(observation).sigmoid()
         conditioning: Tensor = self.observation(observation)
         return weights * latents + gate * conditioning
+
+
+class Comparison(nn.Module):
+    """Tells, channel by channel, how what each latent adds to a still picture varies with the picture.
+
+    A matched filter: where the future of another scene is imagined, what is added takes the observation away again.
+    Summed over the grid before anything nonlinear, that stands out of noise in which a convolution sees nothing. Starts
+    at zero, so that an untrained policy tells its latents apart as well as without it.
+    """
+
+    def __init__(self, config: GatingPolicyConfig) -> None:
+        super().__init__()
+        self.project = nn.Linear(config.latent_channels, config.width, bias=False)
+        nn.init.zeros_(self.project.weight)
+
+    def forward(
+        self,
+        observation: Float[Tensor, "batch channels 1 height width"],
+        added: Float[Tensor, "batch channels frames height width"],
+    ) -> Float[Tensor, "batch frames dim"]:
+        """Returns what is to be added to the tokens of the predicted latents."""
+        products = reduce(observation * added, "batch channels frames height width -> batch frames channels", "sum")
+        tokens: Tensor = self.project(products / math.sqrt(added.shape[-2] * added.shape[-1]))  # noise stays noise
+        return tokens
 
 
 class EncoderLayer(nn.Module):

@@ -18,6 +18,7 @@ from noisegate_gpn.distribution import SquashedGaussian
 from noisegate_gpn.errors import DeviceError, ScaleError, StateShapeError
 from noisegate_gpn.layers import (
     AttentionPool,
+    Comparison,
     EncoderLayer,
     InstructionProjection,
     LatentEncoder,
@@ -80,6 +81,7 @@ class GatingPolicyNetwork(nn.Module):
         self.mean_bias = nn.Parameter(torch.tensor([still] * scales + [config.initial_stop] * config.stops))
         spread = () if config.sigma == "shared" else (decisions,)
         self.log_std = nn.Parameter(torch.full(spread, config.initial_log_std))
+        self.comparison = Comparison(config) if config.relative else None
 
     def forward(
         self,
@@ -142,6 +144,8 @@ class GatingPolicyNetwork(nn.Module):
             latents = latents - (1.0 - rearrange(times, "batch frames -> batch 1 frames 1 1")) * observation
         tokens: Tensor = self.latent_encoder(torch.cat([observation, latents], dim=2))
         tokens = self.fusion(tokens[:, :1], tokens[:, 1:])
+        if self.comparison is not None:
+            tokens = tokens + self.comparison(observation, latents)
         tokens = self.encoder(tokens + self.frame_position[: tokens.shape[1]])
         merged: Tensor = self.merge(torch.cat([tokens, self.time_embedding(times)], dim=-1))
         summary: Tensor = self.summary(merged)

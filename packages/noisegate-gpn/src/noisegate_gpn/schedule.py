@@ -87,7 +87,7 @@ class LearnedSchedule:
 
     @torch.no_grad()
     def next_times(self, step: DenoisingStep) -> Float[Tensor, "batch frames"]:
-        """Returns `clip(t - alpha D, 0, 1)` with alpha from the policy (NoiseGate eqs. (5) and (6)).
+        """Returns `clip(t - alpha D, 0, 1)` with alpha from the policy (NoiseGate eqs. (5) and (6)), above its sight 1.
 
         Args:
             step: The denoising step about to be taken.
@@ -113,11 +113,17 @@ class LearnedSchedule:
         scales = self.policy.config.scales_of(step.times.shape[1])
         # One scale for all latents is broadcast over them; without any, the shared schedule's is 1.
         alpha = policy.squash(u[:, :scales]) if scales else torch.ones_like(step.times[:, :1])
-        return (step.times - alpha * step.decrement).clamp(0.0, 1.0)
+        later = (step.times - alpha * step.decrement).clamp(0.0, 1.0)
+        sight = self.policy.config.sight
+        if sight is None:
+            return later
+        return torch.where(step.times > sight, (step.times - step.decrement).clamp(min=sight), later)
 
     def _acts(self, step: DenoisingStep) -> Bool[Tensor, "batch numbers"]:
         """Which numbers of this step's decision can act on the actions."""
         moves = (step.times > 0) & (step.index + 1 < step.num_steps and step.decrement > 0)
+        if self.policy.config.sight is not None:
+            moves &= step.times <= self.policy.config.sight
         if self.policy.config.scales == "latent":
             return moves
         return moves.any(dim=1, keepdim=True)[:, : self.policy.config.scales_of(moves.shape[1])]
