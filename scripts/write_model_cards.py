@@ -43,7 +43,7 @@ def parameters(folder: Path) -> int:
     """Count the numbers in a folder's weights, from their headers."""
     total = 0
     for path in sorted(folder.rglob("*.safetensors")):
-        if path.name == "futures.safetensors" or (path.parent.name == "codec" and folder.name != path.parent.name):
+        if path.name == "transitions.safetensors" or (path.parent.name == "codec" and folder.name != path.parent.name):
             continue
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))

@@ -188,7 +188,10 @@ def poisoned(file):
             lambda folder: changed(folder / "policy.json", states={"center": [0] * 14, "scale": [float("inf")] * 14}),
             r"policy\.json` does not describe a policy .*finite",
         ),
-        (lambda folder: (folder / "futures.safetensors").write_text("{"), r"futures\.safetensors` cannot be read"),
+        (
+            lambda folder: (folder / "transitions.safetensors").write_text("{"),
+            r"transitions\.safetensors` cannot be read",
+        ),
         (lambda folder: shutil.rmtree(folder / "codec"), r"codec` does not exist"),
         (
             lambda folder: poisoned(folder / "codec" / "diffusion_pytorch_model.safetensors"),

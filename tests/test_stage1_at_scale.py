@@ -121,8 +121,15 @@ def test_a_kept_policy_sees_what_it_was_trained_on_and_acts(configure, episodes)
     assert not np.array_equal(plan.actions[0], plan.actions[1])
     assert policy.picture(plan, 0).shape == (9, 48, 32, 3)
     shards = [load_file(path)["clip"] for path in sorted(episodes.glob(".latents/*/shard-*.safetensors"))]
-    trained_on = torch.cat([shard for shard in shards if len(shard) > 100])[index.entries[0].steps, :, :1]
-    torch.testing.assert_close(plan.observation[0], trained_on.float(), rtol=0, atol=5e-3)
+    trained_on = torch.cat([shard for shard in shards if len(shard) > 100])
+    seen = trained_on[index.entries[0].steps, :, :1]
+    torch.testing.assert_close(plan.observation[0], seen.float(), rtol=0, atol=5e-3)
+    # A clip of every episode comes along, under the name of its task.
+    of_window = [number for number, entry in enumerate(index.entries) for _ in range(entry.steps)]
+    for task in TASKS:
+        clips = policy.transitions[task]
+        found = {of_window[int((trained_on == clip).flatten(1).all(1).nonzero()[0, 0])] for clip in clips}
+        assert found == {number for number, entry in enumerate(index.entries) if entry.task == task}
 
 
 def test_training_starts_from_wans_video_weights(configure, wan):

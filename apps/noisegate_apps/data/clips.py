@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from noisegate_apps.runs.seeds import generator_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,17 @@ class Clips:
     """False for actions past an episode's end; None where these are trained on."""
     labelled: Bool[Tensor, " batch"] | None = None
     """False for videos without actions; None where all have some."""
+
+
+def one_window_each(episode: Int[Tensor, " windows"]) -> Int[Tensor, " episodes"]:
+    """Draw a window of every episode, at a random place.
+
+    Args:
+        episode: Number of each window's episode, from 0 on and rising.
+    """
+    count = episode.bincount()
+    place = torch.rand(len(count), generator=generator_of("futures"))
+    return count.cumsum(0) - count + (place * count).long()
 
 
 class ClipSource(Protocol):
@@ -60,6 +74,10 @@ class ClipSource(Protocol):
 
     def __len__(self) -> int:
         """Number of windows."""
+        ...
+
+    def windows_by_task(self) -> Mapping[str, Int[Tensor, " windows"]]:
+        """Numbers of each task's windows, of one randomly placed window per solved episode."""
         ...
 
     def read(self, windows: Int[Tensor, " batch"], phrasings: Sequence[int]) -> Clips:

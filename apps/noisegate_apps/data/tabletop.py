@@ -13,11 +13,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from rich.progress import track
 from torch import Tensor
 
-from noisegate_apps.data.clips import Clips
+from noisegate_apps.data.clips import Clips, one_window_each
 from noisegate_apps.data.demonstrations import FRAMES_PER_LATENT, Demonstrations, Windows
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import derived
-from noisegate_apps.runs.seeds import generator_of
 from wam_backbone import ConvCodec, Normalizer
 from wam_backbone.cameras import to_codec
 from wam_backbone.data import TensorCache, weights_digest
@@ -141,12 +140,8 @@ class TabletopClips:
 
     def windows_by_task(self) -> dict[str, Int[Tensor, " windows"]]:
         """Numbers of each task's windows, of one randomly placed window per solved episode."""
-        tasks, episode = self._demonstrations.tasks, self._windows.episode
-        start = torch.searchsorted(episode, torch.arange(self._demonstrations.episodes))
-        count = torch.bincount(episode, minlength=self._demonstrations.episodes)
-        place = torch.rand(len(start), generator=generator_of("futures"))
-        window = start + (place * count).long()
-        solved = torch.tensor(self._demonstrations.success)
+        tasks, solved = self._demonstrations.tasks, torch.tensor(self._demonstrations.success)
+        window = one_window_each(self._windows.episode)
         return {task: window[solved & torch.tensor([name == task for name in tasks])] for task in sorted(set(tasks))}
 
     def read(self, windows: Int[Tensor, " batch"], phrasings: Sequence[int]) -> Clips:
@@ -164,15 +159,6 @@ class TabletopClips:
             ),
             labelled=None if self.labelled is None else self.labelled[windows],
         )
-
-
-def some_futures(source: TabletopClips, *, per_task: int, seed: int) -> dict[str, Float[Tensor, "n c future h w"]]:
-    """Pick clean future latents of every task, each from another episode where there are enough, in half precision."""
-    picked = {}
-    for task, windows in source.windows_by_task().items():
-        chosen = windows[torch.randperm(len(windows), generator=generator_of(seed, "futures", task))[:per_task]]
-        picked[task] = source.read(chosen, [0] * len(chosen)).video[:, :, 1:].half()
-    return picked
 
 
 def labelled_episodes(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
-from noisegate_apps.data.clips import Clips
+from noisegate_apps.data.clips import Clips, one_window_each
 from robotwin_env.episodes import Episodes, EpisodeWindows, WindowLayout
 from wam_backbone import Codec, Normalizer
 from wam_backbone.cameras import CAMERAS, tile_cameras
@@ -97,6 +97,13 @@ class WanClips:
     def __len__(self) -> int:
         """Number of windows."""
         return len(self._windows)
+
+    def windows_by_task(self) -> dict[str, Int[Tensor, " windows"]]:
+        """Numbers of each task's windows, of one randomly placed window per episode; of its first words if unnamed."""
+        index = self._windows.index
+        names = [entry.task or index.instructions(place)[0] for place, entry in enumerate(index.entries)]
+        window = one_window_each(torch.from_numpy(self._windows.locate(np.arange(len(self)))[0]))
+        return {task: window[torch.tensor([name == task for name in names])] for task in sorted(set(names))}
 
     def read(self, windows: Int[Tensor, " batch"], phrasings: Sequence[int]) -> Clips:
         """Read some windows; what lies past an episode's end is marked as padding."""

@@ -67,7 +67,7 @@ def run(config: EvalConfig) -> None:
     tasks = tasks_of(config.env, config.tasks, config.policy)
     config = replace(config, tasks=tasks, scene=scene_of(config.scene, config.policy))
     variants = variants_of(config)
-    known = () if config.env == "robotwin" else tuple(variants[0].policy.futures or ())
+    known = () if config.env == "robotwin" else tuple(variants[0].policy.transitions)
     config = replace(config, imagination=config.imagination.resolved(tasks, known))
     same = identity_of(config, digests_of(config, variants))
     with claimed(config.out / config.name, "eval", config, same, config.folder) as folder:

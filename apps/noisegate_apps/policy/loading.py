@@ -12,25 +12,18 @@ from dataclasses import asdict
 from hashlib import file_digest
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from noisegate_apps.play.imagination import Futures
+from noisegate_apps.data.transitions import load_transitions
 from noisegate_apps.policy.wan import wan_policy
 from noisegate_apps.policy.world import PolicySettings, WorldPolicy
 from noisegate_apps.runs.command_line import require
 from noisegate_apps.runs.devices import DeviceName, device_of
 from noisegate_apps.runs.errors import RunError
-from noisegate_apps.runs.files import JsonValue, read_json, write_json
+from noisegate_apps.runs.files import TRANSITIONS, JsonValue, read_json, write_json
 from wam_backbone import ConvCodec, Normalizer, Statistics, WorldActionModel, WorldActionPipeline
 from wam_backbone.data import digest_of, folder_digest
 from wam_backbone.errors import ConfigurationError
 from wam_backbone.sampling import Sampling
 from wam_backbone.weights import checkpoint_folder
-
-FUTURES = "futures.safetensors"
-"""Clean latents of some futures of every task, with which stress tests lie."""
 
 
 def load_policy(
@@ -54,14 +47,15 @@ def load_policy(
     asked = {"denoising_steps": steps, "head_start": head_start}
     sampled.update((name, value) for name, value in asked.items() if value is not None)
     place = device_of(device)
+    transitions, digest = load_transitions(folder), files_digest(folder, record)
     if "wan" in record:
-        return wan_policy(folder, sampled, device=place, digest=files_digest(folder, record))
+        return wan_policy(folder, sampled, device=place, digest=digest, transitions=transitions)
     settings = _settings(folder / "policy.json", sampled)
     backbone = WorldActionModel.from_pretrained(folder / "backbone", device_map=place)
     with _described(folder / "policy.json"):
         prepare(backbone, settings)
     pipeline = WorldActionPipeline.around(backbone, folder / "backbone")
-    return WorldPolicy(pipeline, settings, futures=_futures(folder / FUTURES), digest=files_digest(folder, record))
+    return WorldPolicy(pipeline, settings, transitions=transitions, digest=digest)
 
 
 def _settings(file: Path, record: JsonValue) -> PolicySettings:
@@ -80,13 +74,6 @@ def _described(file: Path) -> Iterator[None]:
         yield
     except (TypeError, ConfigurationError) as error:
         raise RunError(f"`{file}` does not describe a policy ({error}); restore it as Stage 1 left it.") from error
-
-
-def _futures(file: Path) -> dict[str, Tensor] | None:
-    try:
-        return load_file(file) if file.exists() else None
-    except SafetensorError as error:
-        raise RunError(f"`{file}` cannot be read ({error}); restore it as Stage 1 left it.") from error
 
 
 def prepare(backbone: WorldActionModel, settings: PolicySettings) -> None:
@@ -112,8 +99,8 @@ def files_digest(folder: Path, record: JsonValue) -> str:
     """
     parts = [folder_digest(folder / name) for name in ("backbone", "codec") if (folder / name).exists()]
     parts += [digest_of(record)]
-    if (folder / FUTURES).exists():
-        with (folder / FUTURES).open("rb") as file:
+    if (folder / TRANSITIONS).exists():
+        with (folder / TRANSITIONS).open("rb") as file:
             parts.append(file_digest(file, "blake2b").hexdigest())
     if "wan" in record:
         wan = ("vae", "text_encoder", "tokenizer")
@@ -121,18 +108,9 @@ def files_digest(folder: Path, record: JsonValue) -> str:
     return digest_of(parts)
 
 
-def save_policy(
-    folder: Path,
-    backbone: WorldActionModel,
-    codec: ConvCodec,
-    settings: PolicySettings,
-    *,
-    futures: Futures | None = None,
-) -> None:
+def save_policy(folder: Path, backbone: WorldActionModel, codec: ConvCodec, settings: PolicySettings) -> None:
     """Write the folder of a policy that has a codec of its own; its `backbone/` is a pipeline's folder, too."""
     prepare(backbone, settings)
     backbone.save_pretrained(folder / "backbone")
     codec.save_pretrained(folder / "codec")
-    if futures is not None:
-        save_file({task: latents.contiguous() for task, latents in futures.items()}, folder / FUTURES)
     write_json(folder / "policy.json", asdict(settings))

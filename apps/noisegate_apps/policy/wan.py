@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from noisegate_apps.data.transitions import Transitions
 from noisegate_apps.policy.world import PolicySettings, WorldPolicy
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import JsonValue
@@ -35,7 +36,9 @@ def wan_sampling(record: JsonValue) -> Sampling:
     )
 
 
-def wan_policy(folder: Path, record: JsonValue, *, device: torch.device, digest: str) -> WorldPolicy:
+def wan_policy(
+    folder: Path, record: JsonValue, *, device: torch.device, digest: str, transitions: Transitions
+) -> WorldPolicy:
     """Load everything, on a GPU in bf16.
 
     Args:
@@ -43,6 +46,7 @@ def wan_policy(folder: Path, record: JsonValue, *, device: torch.device, digest:
         record: Its `policy.json`; calls per chunk and head start may differ from it.
         device: Where it plans.
         digest: Of all files that it is made of.
+        transitions: What it brings along of its demonstrations.
 
     Raises:
         RunError: If the weights come without the statistics of their training data.
@@ -65,4 +69,4 @@ def wan_policy(folder: Path, record: JsonValue, *, device: torch.device, digest:
         text_dim=pipeline.text.dim,
         text_length=pipeline.text.length,
     )
-    return WorldPolicy(pipeline, settings, digest=digest)
+    return WorldPolicy(pipeline, settings, transitions=transitions, digest=digest)

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from noisegate_apps.play.imagination import Futures, UnreliableImagination
+from noisegate_apps.data.transitions import Transitions, to_lie_with
+from noisegate_apps.play.imagination import UnreliableImagination
 from noisegate_apps.play.lies import ImaginationConfig
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import plain
@@ -80,7 +81,7 @@ class WorldPolicy:
     Args:
         pipeline: Model, codec and text encoder.
         settings: Sizes and statistics of its training.
-        futures: Futures of other scenes by task, for stress tests; None where the policy brings none.
+        transitions: Of its demonstrations, for stress tests and for gates to learn from; none where None.
         digest: Of all files that it was loaded from; of the weights in memory where None.
 
     Raises:
@@ -92,7 +93,7 @@ class WorldPolicy:
         pipeline: WorldActionPipeline,
         settings: PolicySettings,
         *,
-        futures: Futures | None = None,
+        transitions: Transitions | None = None,
         digest: str | None = None,
     ) -> None:
         refuse_broken(pipeline.model, "the policy's weights")
@@ -103,7 +104,7 @@ class WorldPolicy:
         self.settings = settings
         self.clock = pipeline.sampling.clock()
         self.video_clock = pipeline.sampling.video_clock()
-        self.futures = futures
+        self.transitions = transitions or {}
         self._digest = digest
 
     @property
@@ -149,12 +150,13 @@ class WorldPolicy:
             tasks: All tasks that are played.
 
         Raises:
-            RunError: If the policy brings no futures of such tasks.
+            RunError: If the policy brings no transitions of such tasks.
         """
         if config.lies == "never":
             return None
+        futures = to_lie_with(self.transitions)
         try:
-            return UnreliableImagination(config, self.futures or {}, tasks, frames=self.settings.future_latents)
+            return UnreliableImagination(config, futures, tasks, frames=self.settings.future_latents)
         except ValueError as error:
             raise RunError(str(error)) from error
 

@@ -24,6 +24,8 @@ CHECKOUT = _ABOVE if (_ABOVE / "apps" / "noisegate_apps").is_dir() else None
 _HERE = Path("checkpoints")
 CHECKPOINTS = _HERE if CHECKOUT is None or _HERE.exists() else CHECKOUT / _HERE
 """The repository's checkpoints: relative where the working directory has them, else where they lie."""
+TRANSITIONS = "transitions.safetensors"
+"""Beside a policy: what was observed in demonstrations and what followed."""
 
 
 def derived(data: Path) -> Path:

@@ -15,7 +15,8 @@ from torch import Tensor
 from noisegate_apps.data.batches import Embed
 from noisegate_apps.data.clips import ClipSource
 from noisegate_apps.data.demonstrations import FRAMES_PER_LATENT, load_demonstrations, windows_of
-from noisegate_apps.data.tabletop import TabletopClips, cached_windows, labelled_episodes, some_futures
+from noisegate_apps.data.tabletop import TabletopClips, cached_windows, labelled_episodes
+from noisegate_apps.data.transitions import save_transitions, some_transitions
 from noisegate_apps.data.wan import Encoding, WanClips
 from noisegate_apps.play.worlds import PICTURE_SIZE, SceneName
 from noisegate_apps.policy.loading import save_policy
@@ -105,8 +106,8 @@ def tabletop_material(config: Stage1Config, parallel: Parallel) -> Material:
         return torch.stack([texts[instruction] for instruction in instructions])
 
     def keep(model: WorldActionModel, folder: Path) -> None:
-        futures = some_futures(source, per_task=24, seed=config.seed)
-        save_policy(folder, model, codec.cpu(), settings, futures=futures)
+        save_policy(folder, model, codec.cpu(), settings)
+        save_transitions(folder, some_transitions(source, per_task=256, seed=config.seed))
 
     digests = {
         "data": demonstrations.digest,
@@ -203,6 +204,7 @@ def wan_material(config: Stage1Config, parallel: Parallel) -> Material:
         }
         model.statistics, model.sampling = statistics, wan_sampling(record)
         model.save_pretrained(folder / "backbone")
+        save_transitions(folder, some_transitions(source, per_task=16, seed=config.seed))
         write_json(folder / "policy.json", record)
 
     read: dict[str, JsonValue] = {

@@ -28,7 +28,7 @@ from noisegate_apps.runs.command_line import (
 )
 from noisegate_apps.runs.devices import DeviceName
 from noisegate_apps.runs.errors import RunError
-from noisegate_apps.runs.files import CHECKPOINTS
+from noisegate_apps.runs.files import CHECKPOINTS, TRANSITIONS
 from noisegate_apps.runs.folder import FolderOptions, refuse
 
 
@@ -47,9 +47,12 @@ class GateSettings:
     """Relative scales at which training starts, between 0 and 2: one per latent, for example what the lattice found, or
     one for all. From 0.6 a latent ends as often below half of its noise as above it; 1, or none given, is the shared
     schedule (the paper's)."""
-    max_mean: float | None = 1.5
+    sight: float | None = 0.88
+    """Time above which nothing is left to the gate, so that a latent falls as under the shared schedule until there:
+    nothing can be seen in nearly pure noise. None leaves it every step (the paper's)."""
+    max_mean: float | None = 2.5
     """Bound of the mean of a scale before the squash, at which a state stops to pull others along; None for none (the
-    paper's). At 1.5 the median scale lies between 0.09 and 1.91."""
+    paper's). At 2.5 the median scale lies between 0.01 and 1.99."""
     relative: bool = True
     """Whether the gate sees what each latent adds to a still picture, which shows it what does not follow from the
     observation, or the latent as it is (the paper's)."""
@@ -172,9 +175,9 @@ class Stage2Config:
     """Part of those calls that belong to imagination, before the actions start; the policy's own unless given."""
     gate: GateSettings = field(default_factory=GateSettings)
     """The gating policy network."""
-    orient: int = 288
-    """Episodes, spread over tasks and scenes, from which the gate first learns to see whether an imagined latent
-    follows from the observation, without any reward; 0 for none (the paper's)."""
+    orient: int = 800
+    """Steps in which the gate first learns, from the policy's demonstrations and without any reward, to see whether an
+    imagined latent follows from the observation; 0 for none (the paper's)."""
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
     policy's own for this imagination unless given, where it brings one and plans by its own clocks."""
@@ -235,6 +238,12 @@ class Stage2Config:
         """
         refuse(self.out, "stage2", self.folder)
         require(self.policy / "policy.json", "a Stage-1 policy", "train one with `uv run apps/stage1.py`")
+        if self.orient:
+            require(
+                self.policy / TRANSITIONS,
+                "what followed in demonstrations, to learn to see from",
+                "train the policy anew with `uv run apps/stage1.py`, or let `orient` be 0",
+            )
         if self.executor == "ray" and find_spec("ray") is None:
             raise RunError("`--executor ray` needs Ray, which is not installed; install it with `uv pip install ray`.")
         if self.lattice is not None:
@@ -269,7 +278,7 @@ def paper() -> Stage2Config:
         denoising_steps=10,
         head_start=0.0,
         exploration=Exploration(held="step"),
-        gate=GateSettings(sigma="shared", start_sigma=0.5, start_scales=(), relative=False, max_mean=None),
+        gate=GateSettings(sigma="shared", start_sigma=0.5, start_scales=(), relative=False, sight=None, max_mean=None),
     )
 
 

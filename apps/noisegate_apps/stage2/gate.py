@@ -38,6 +38,7 @@ def new_gate(settings: GateSettings, policy: WorldPolicy) -> GatingPolicyNetwork
             relative=settings.relative,
             sigma=settings.sigma,
             max_mean=settings.max_mean,
+            sight=settings.sight,
             scales=settings.scales,
             stops=settings.stops,
             initial_log_std=math.log(settings.start_sigma),

@@ -1,166 +1,93 @@
 """What a gate learns before it is rewarded: to see whether an imagined latent follows from the observation.
 
 An untrained gate's features hardly depend on what is imagined. A policy gradient on them moves all chunks together, and
-those in which imagination is worse than none close the eyes of all. Imagined latents beside the observation that they
-were imagined from, and beside another episode's, teach the difference at every noise level: nobody has to say which
-imagination is wrong. After that success can say what a latent that does not follow is worth. No reward and no schedule
-is learned here.
+those in which imagination is worse than none close the eyes of all. What followed in demonstrations beside what was
+observed, and beside another episode's observation, teaches the difference at every noise level: nothing is played,
+nobody has to say when imagination is wrong, and it need not have been wrong. After that success can say what a latent
+that does not follow is worth. No reward and no schedule is learned here.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from noisegate_apps.play.episodes import EpisodeJob, PlayedEpisode, play
-from noisegate_apps.play.imagination import UnreliableImagination
-from noisegate_apps.play.worlds import Pool
-from noisegate_apps.policy.world import Plan, WorldPolicy
+from noisegate_apps.data.transitions import Transitions
 from noisegate_apps.runs.errors import RunError
-from noisegate_apps.runs.progress import progress_bar
 from noisegate_apps.runs.seeds import generator_of
-from noisegate_apps.stage2.gate import seen_by
 from noisegate_gpn import GatingPolicyNetwork
-from robotwin_env.vector import PoolError
-from wam_backbone import Schedule, SharedSchedule
 from wam_backbone.flow import add_noise
 
-PASSES, BATCH, LEARNING_RATE = 128, 256, 1e-3
+BATCH, LEARNING_RATE = 256, 1e-3
 HELD_OUT = 8
-"""One in so many episodes is kept to see how well the gate tells."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imagined:
-    """What the frozen policy imagined in some episodes, a row for each chunk."""
-
-    observation: Float[Tensor, "chunks channels 1 height width"]
-    latents: Float[Tensor, "chunks channels frames height width"]
-    """Without noise."""
-    conditions: Mapping[str, Tensor]
-    """What the gate sees beside: `context` and `state`, where it does."""
-    scene: Int[Tensor, " chunks"]
-    """Number of the scene, different for different tasks."""
-    task: Int[Tensor, " chunks"]
-    """Number of the task."""
+"""One in so many transitions is kept to see how well the gate tells."""
 
 
 class Orientation(NamedTuple):
     """How well a gate tells what follows from the observation."""
 
     accuracy: float
-    """Share of the latents of held-out episodes, at times drawn evenly, of which it is right."""
+    """Share of the latents of held-out episodes, at the times of training, of which it is right."""
 
     chance: float
     """What always giving the commoner answer would reach."""
 
 
-def imagine(
-    policy: WorldPolicy,
-    gate: GatingPolicyNetwork,
-    pool: Pool,
-    jobs: Sequence[EpisodeJob],
-    *,
-    imagination: UnreliableImagination | None,
-    replan_after: int | None,
-) -> Imagined:
-    """Play episodes under the shared schedule, which leaves no noise, and keep what is imagined.
+class Followed(NamedTuple):
+    """Transitions of all tasks, a row for each."""
 
-    Episodes that a lost simulator takes along are left out.
+    observation: Float[Tensor, "rows channels 1 height width"]
+    future: Float[Tensor, "rows channels frames height width"]
+    """Without noise."""
+    task: Int[Tensor, " rows"]
+    """Number of the task."""
 
-    Args:
-        policy: The frozen policy.
-        gate: Says what it sees beside the latents.
-        pool: Environments.
-        jobs: Episodes, of which as many as the pool has places are planned together.
-        imagination: Makes latents lie, for stress tests.
-        replan_after: Actions of a chunk that are played before the next plan; all where None.
-
-    Raises:
-        RunError: If no episode was played.
-    """
-    kept: dict[str, list[Tensor]] = defaultdict(list)
-    scenes: list[tuple[str, int]] = []
-
-    def keep(rows: Sequence[PlayedEpisode], _: Schedule, plan: Plan) -> None:
-        scenes.extend((row.task, row.job.seed) for row in rows)
-        context, state = seen_by(gate, policy, rows)
-        found = {"observation": plan.observation, "latents": plan.chunk.latents, "context": context, "state": state}
-        for name, tensor in found.items():
-            if tensor is not None:
-                kept[name].append(tensor.cpu())
-
-    with progress_bar() as bar:
-        at_once = pool.num_envs
-        for start in bar.track(range(0, len(jobs), at_once), description="episodes to learn to see from"):
-            try:
-                for _ in play(
-                    policy,
-                    pool,
-                    jobs[start : start + at_once],
-                    lambda _: SharedSchedule(),
-                    on_chunk=keep,
-                    replan_after=replan_after,
-                    imagination=imagination,
-                ):
-                    pass
-            except PoolError as error:  # the others suffice
-                pool.restart()
-                Console(stderr=True).print(f"note: up to {at_once} episodes were cut short: {error}")
-    if not scenes:
-        raise RunError("no episode came back to learn to see from; let `orient` be 0 to go without.")
-    numbers = {scene: number for number, scene in enumerate(sorted(set(scenes)))}
-    tasks = sorted({task for task, _ in scenes})
-    joined = {name: torch.cat(parts) for name, parts in kept.items()}
-    return Imagined(
-        observation=joined.pop("observation"),
-        latents=joined.pop("latents"),
-        conditions=joined,
-        scene=torch.tensor([numbers[scene] for scene in scenes]),
-        task=torch.tensor([tasks.index(task) for task, _ in scenes]),
-    )
+    @classmethod
+    def of(cls, transitions: Transitions) -> Self:
+        """Join those of all tasks."""
+        clips = torch.cat([transitions[task] for task in sorted(transitions)]).float()
+        counts = torch.tensor([len(transitions[task]) for task in sorted(transitions)])
+        return cls(clips[:, :, :1], clips[:, :, 1:], torch.arange(len(counts)).repeat_interleave(counts))
 
 
-def orient(gate: GatingPolicyNetwork, seen: Imagined, *, seed: int) -> Orientation:
+def orient(gate: GatingPolicyNetwork, transitions: Transitions, *, steps: int, seed: int) -> Orientation:
     """Train what the gate sees by, with a read-out that is thrown away: does this latent follow from the observation?
 
-    Of the latents that are shown half come from another scene of the same task, each latent by itself.
+    Of the latents that are shown half come from another episode of the same task: in one half of the chunks all of
+    them or none, in the other each by itself. Times are drawn more often near noise, where telling is hard and early.
+    A gate that sees words and state is shown neither.
 
     Args:
         gate: Trained in place, but for its last layers: an untrained one decides the same as before.
-        seen: What was imagined, on any device.
+        transitions: Of demonstrations, each of another episode.
+        steps: Of AdamW.
         seed: Decides the read-out's start and what a step shows.
 
     Raises:
-        RunError: If no task was seen in two scenes.
+        RunError: If there are too few of each task.
     """
-    generator = generator_of(seed, "orientation")
-    scenes = sorted(set(zip(seen.task.tolist(), seen.scene.tolist(), strict=True)))
-    kept = torch.isin(seen.scene, torch.tensor([scene for _, scene in scenes[HELD_OUT // 2 :: HELD_OUT]]))
-    learned, held_out = (~kept).nonzero()[:, 0], kept.nonzero()[:, 0]
-    if not bool(kept.any()) or not _has_others(seen, learned):
+    few = {task: len(clips) for task, clips in transitions.items() if len(clips) < 4}
+    if few or not transitions:
         raise RunError(
-            f"{len(scenes)} scenes of {len({task for task, _ in scenes})} tasks came back, too few to tell the future "
-            f"of one from another's; let `orient` be at least {HELD_OUT} episodes and two for each task, or 0."
+            f"the policy's transitions leave {few or 'none'} to learn from, too few to tell the future of one episode "
+            "from another's; train the policy on 8 solved episodes of each task or more, or let `orient` be 0."
         )
+    generator = generator_of(seed, "orientation")
+    seen = Followed.of(transitions)
+    kept = torch.arange(len(seen.task)) % min(HELD_OUT, len(seen.task) // 2) == 1
+    learned, held_out = (~kept).nonzero()[:, 0], kept.nonzero()[:, 0]
     read = nn.Linear(gate.config.width, 1)
     with torch.no_grad():
         for weights in read.parameters():
             weights.copy_(0.1 * torch.randn(weights.shape, generator=generator))
     read.to(gate.log_std.device)
     optimizer = torch.optim.AdamW([*gate.parameters(), *read.parameters()], lr=LEARNING_RATE)
-    steps = ceil(PASSES * len(learned) / BATCH)
     for _ in track(range(steps), description="learning to see what follows", transient=True):
         rows = learned[torch.randint(len(learned), (BATCH,), generator=generator)]
         states, foreign = _shown(gate, seen, rows, learned, generator)
@@ -169,7 +96,7 @@ def orient(gate: GatingPolicyNetwork, seen: Imagined, *, seed: int) -> Orientati
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-    everything = torch.arange(len(seen.scene))
+    everything = torch.arange(len(seen.task))
     right: list[Tensor] = []
     truth: list[Tensor] = []
     with torch.no_grad():
@@ -185,22 +112,27 @@ def orient(gate: GatingPolicyNetwork, seen: Imagined, *, seed: int) -> Orientati
 
 def _shown(
     gate: GatingPolicyNetwork,
-    seen: Imagined,
+    seen: Followed,
     rows: Int[Tensor, " taken"],
     others: Int[Tensor, " known"],
     generator: torch.Generator,
 ) -> tuple[dict[str, Tensor], Bool[Tensor, "taken decided"]]:
     """States of some chunks under fresh noise, and for each decision whether it is of a latent of one of the others."""
-    frames, device = seen.latents.shape[2], gate.log_std.device
+    frames, device = seen.future.shape[2], gate.log_std.device
     exchanged, foreign = _exchanged(seen, rows, others, generator)
-    clean = torch.where(rearrange(foreign, "b f -> b 1 f 1 1"), seen.latents[exchanged], seen.latents[rows])
-    times = torch.rand(len(rows), frames, generator=generator)
+    clean = torch.where(rearrange(foreign, "b f -> b 1 f 1 1"), seen.future[exchanged], seen.future[rows])
+    times = torch.rand(len(rows), frames, generator=generator).sqrt()
     together = torch.rand(len(rows), 1, generator=generator) < 0.5  # as under schedules that treat latents alike
     times = torch.where(together, times[:, :1], times)
     noise = torch.randn(clean.shape, generator=generator)
-    states = {name: tensor[rows] for name, tensor in seen.conditions.items()}
-    states["latents"] = add_noise(clean, noise, rearrange(times, "b f -> b 1 f 1 1"))
-    states["observation"], states["times"] = seen.observation[rows], times
+    states = {
+        "latents": add_noise(clean, noise, rearrange(times, "b f -> b 1 f 1 1")),
+        "observation": seen.observation[rows],
+        "times": times,
+    }
+    for name, size in (("context", gate.config.context_dim), ("state", gate.config.state_dim)):
+        if size:
+            states[name] = torch.zeros(len(rows), size)
     decided = [foreign] * (gate.config.scales == "latent")
     if gate.config.scales == "chunk" or gate.config.stops:
         decided.append(foreign.any(dim=1, keepdim=True))
@@ -208,20 +140,13 @@ def _shown(
 
 
 def _exchanged(
-    seen: Imagined, rows: Int[Tensor, " taken"], others: Int[Tensor, " known"], generator: torch.Generator
+    seen: Followed, rows: Int[Tensor, " taken"], others: Int[Tensor, " known"], generator: torch.Generator
 ) -> tuple[Int[Tensor, " taken"], Bool[Tensor, "taken frames"]]:
-    """For each row a chunk of the same task, and which of its latents are shown: none where it is of the same scene."""
-    by_task = others[torch.argsort(seen.task[others], stable=True)]
+    """For each row one of the others of its task, and which of its latents are shown: none where it is the same."""
     counts = seen.task[others].bincount(minlength=int(seen.task.max()) + 1)
     starts = counts.cumsum(0) - counts
     drawn = (torch.rand(len(rows), generator=generator) * counts[seen.task[rows]]).long()
-    chosen = by_task[(starts[seen.task[rows]] + drawn).clamp(max=len(by_task) - 1)]
-    possible = (seen.task[chosen] == seen.task[rows]) & (seen.scene[chosen] != seen.scene[rows])
-    half = torch.rand(len(rows), seen.latents.shape[2], generator=generator) < 0.5
-    return chosen, half & possible[:, None]
-
-
-def _has_others(seen: Imagined, known: Int[Tensor, " known"]) -> bool:
-    """Whether a task is among them with two scenes."""
-    scenes = set(zip(seen.task[known].tolist(), seen.scene[known].tolist(), strict=True))
-    return len(scenes) > len({task for task, _ in scenes})
+    chosen = others[starts[seen.task[rows]] + drawn]  # rows stand in order of their tasks
+    half = torch.rand(len(rows), seen.future.shape[2], generator=generator) < 0.5
+    alike = torch.rand(len(rows), 1, generator=generator) < 0.5
+    return chosen, torch.where(alike, half[:, :1], half) & (chosen != rows)[:, None]

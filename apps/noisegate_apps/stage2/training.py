@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -28,6 +28,7 @@ from grpo_core import (
     mean_only,
 )
 from grpo_core.collection import Collected
+from noisegate_apps.data.transitions import to_learn_from
 from noisegate_apps.evaluation.lattice import best_fixed, lattice_beside
 from noisegate_apps.evaluation.robotwin import RoboTwinScenes, episode_job, outcomes_of
 from noisegate_apps.evaluation.statistics import Outcomes
@@ -47,7 +48,6 @@ from noisegate_apps.evaluation.tabletop import (
 from noisegate_apps.play.episodes import EpisodeJob
 from noisegate_apps.play.worlds import (
     at_policy_size,
-    episode_config,
     executed_actions,
     pool_of,
     scene_of,
@@ -66,7 +66,7 @@ from noisegate_apps.runs.state import TrainingState
 from noisegate_apps.runs.tracking import tracked
 from noisegate_apps.stage2.config import Stage2Config
 from noisegate_apps.stage2.gate import learned, new_gate
-from noisegate_apps.stage2.orientation import imagine, orient
+from noisegate_apps.stage2.orientation import orient
 from noisegate_apps.stage2.rollout import schedule_statistics
 from noisegate_apps.stage2.workers import GateExecutor, GateWorkers, counted, gate_executor
 from noisegate_gpn import GatingPolicyNetwork
@@ -97,14 +97,9 @@ def group_source(config: Stage2Config) -> RoundRobin:
     """Make what says which group is played next."""
     sampling = config.sampling
     make = RoundRobin if sampling.revisit is None else partial(MixedAllocation, revisit=sampling.revisit, explore=1.0)
-    return _of_known_scenes(config, partial(make, size=config.group_size, antithetic=sampling.antithetic))
-
-
-def _of_known_scenes(config: Stage2Config, make: Callable[..., RoundRobin]) -> RoundRobin:
-    """A source of groups that gives each task its own scenes alone."""
     seeds = training_seeds(config)
     known = sorted(set().union(*seeds.values()))
-    groups = make(config.tasks, known, run_seed=config.seed)
+    groups = make(config.tasks, known, size=config.group_size, antithetic=sampling.antithetic, run_seed=config.seed)
     for task, own in seeds.items():
         for seed in set(known).difference(own):
             groups.exclude(task, seed)
@@ -128,34 +123,14 @@ def hear(gate: GatingPolicyNetwork, states: Mapping[str, Tensor]) -> None:
         gate.standardize(context)
 
 
-def look_around(config: Stage2Config, workers: GateWorkers, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
-    """Let the gate learn to see, from what the policy imagines in scenes of training, one episode each."""
-    groups = _of_known_scenes(config, partial(RoundRobin, size=1))
-    played = [job for _ in range(config.orient) for job in groups.next().jobs()]
-    jobs = [
-        EpisodeJob(
-            config=episode_config(job.spec.task, workers.scene, workers.robotwin),
-            seed=job.spec.seed,
-            noise_seed=job.spec.common_seed,
-        )
-        for job in played
-    ]
-    at_once = config.eval_slots if config.env == "tabletop" else workers.episodes
-    with replace(workers, episodes=at_once).pool(workers=config.workers) as pool:
-        seen = imagine(
-            policy,
-            gate,
-            pool,
-            jobs,
-            imagination=policy.unreliable(config.imagination, config.tasks),
-            replan_after=executed_actions(config.policy),
-        )
-    hear(gate, seen.conditions)
-    found = orient(gate, seen, seed=config.seed)
+def look_around(config: Stage2Config, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
+    """Let the gate learn to see, from what followed in the policy's demonstrations."""
+    transitions = to_learn_from(policy.transitions)
+    found = orient(gate, transitions, steps=config.orient, seed=config.seed)
     Console(stderr=True).print(
-        f"the gate has seen what was imagined in {len(set(seen.scene.tolist()))} scenes: of others it tells in "
-        f"{100 * found.accuracy:.0f}% whether a noisy latent follows from the observation (by chance "
-        f"{100 * found.chance:.0f}%)"
+        f"the gate has seen what followed in {sum(len(clips) for clips in transitions.values())} demonstrations: of "
+        f"others it tells in {100 * found.accuracy:.0f}% whether a noisy latent follows from the observation (by "
+        f"chance {100 * found.chance:.0f}%)"
     )
 
 
@@ -200,7 +175,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
         device=config.device,
     )
     if begins:
-        look_around(config, workers, policy, gate)
+        look_around(config, policy, gate)
     opened = gate_executor(
         config.executor_on(policy.device.type),
         workers,
@@ -219,7 +194,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
             executor.set_weights(learner.updates, weights)
             collected = collect(config, groups, executor)
             batch = collate(collected.trajectories, device=policy.device)
-            if not learner.updates and not config.orient:
+            if not learner.updates:
                 hear(gate, batch.decisions.states)
             metrics = learner.update(batch)
             values = {name: value for name, value in asdict(metrics).items() if value is not None}
@@ -329,7 +304,7 @@ def run(config: Stage2Config) -> None:
     policy = load_policy(
         config.policy, steps=config.denoising_steps, head_start=config.head_start, device=config.device
     )
-    known = () if config.env == "robotwin" else tuple(policy.futures or ())
+    known = () if config.env == "robotwin" else tuple(policy.transitions)
     imagination = config.imagination.resolved(tasks, known)
     own_clocks = config.denoising_steps is None and config.head_start is None
     lattice = config.lattice or lattice_beside(config.policy, imagination, tasks, own_clocks=own_clocks)
