@@ -46,7 +46,7 @@ class GateSettings:
     start_scales: tuple[float, ...] = (0.6,)
     """Relative scales at which training starts, between 0 and 2: one per latent, for example what the lattice found, or
     one for all. From 0.6 a latent ends as often below half of its noise as above it; 1, or none given, is the shared
-    schedule (the paper's)."""
+    schedule (the paper's), below the gate's sight."""
     sight: float | None = 0.88
     """Time above which nothing is left to the gate, so that a latent falls as under the shared schedule until there:
     nothing can be seen in nearly pure noise. None leaves it every step (the paper's)."""
@@ -67,6 +67,8 @@ class GateSettings:
     def __post_init__(self) -> None:
         if self.scales == "none" and not self.stops:
             raise ValueError("`gate.scales none` decides nothing unless it stops; add `--gate.stops`.")
+        if self.sight is not None and not 0 < self.sight < 1:
+            raise ValueError(f"`gate.sight` is {self.sight}; give a time between 0 and 1, or None.")
         if self.sigma == "state" and (self.stops or self.scales != "latent"):
             raise ValueError("`gate.sigma state` is for one scale per latent alone; choose `shared` or `latent`.")
         if self.width < 8 or not self.start_sigma > 0:

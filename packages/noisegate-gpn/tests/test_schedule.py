@@ -65,6 +65,12 @@ def test_above_its_sight_the_policy_decides_nothing(trained, make_even_chunk):
     assert schedule.decisions().mask.tolist() == [[False] * 2, [False] * 2, [True] * 2, [True] * 2, [False] * 2]
 
 
+def test_a_policy_that_decides_no_scales_keeps_the_shared_schedule_at_any_sight(trained, make_even_chunk):
+    policy = policy_that(trained, scales="none", stops=True, sight=0.65)
+    times = make_even_chunk(steps=5).denoise(StoppingLearnedSchedule(policy, noise=torch.full((1, 5, 1), -9.0)))[:, 0]
+    torch.testing.assert_close(times[:, 0], torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.0]), atol=1e-6, rtol=0)
+
+
 def test_steps_of_no_decrement_leave_a_latent_above_the_sight_where_it_is(trained, make_chunk):
     chunk = replace(make_chunk(1), decrements=(0.2, 0.0, 0.0, 0.8))
     times = chunk.denoise(LearnedSchedule(policy_that(trained, sight=0.5)))

@@ -115,7 +115,7 @@ class LearnedSchedule:
         alpha = policy.squash(u[:, :scales]) if scales else torch.ones_like(step.times[:, :1])
         later = (step.times - alpha * step.decrement).clamp(0.0, 1.0)
         sight = self.policy.config.sight
-        if sight is None:
+        if sight is None or not scales:
             return later
         return torch.where(step.times > sight, (step.times - step.decrement).clamp(min=sight), later)
 
