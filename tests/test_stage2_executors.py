@@ -72,7 +72,7 @@ def test_a_run_goes_on_with_another_executor_to_the_same_gate(policy, expected, 
 
 def test_a_gate_that_sees_words_measures_them_from_their_mean(policy, tmp_path):
     settings = GateSettings(sees_words_and_state=True)
-    weights, _ = learn(policy, tmp_path, epochs=1, group_size=2, episodes_per_epoch=4, workers=0, gate=settings)
+    weights, _ = learn(policy, tmp_path, epochs=1, group_size=2, episodes_per_epoch=8, workers=0, gate=settings)
     assert weights["context.center"].abs().mean() > 0.1
     assert 0 < weights["context.spread"] < 1  # phrases differ less than they have in common
 
