@@ -47,12 +47,13 @@ class GateSettings:
     """Relative scales at which training starts, between 0 and 2: one per latent, for example what the lattice found, or
     one for all. From 0.6 a latent ends as often below half of its noise as above it; 1, or none given, is the shared
     schedule (the paper's), below the gate's sight."""
-    sight: float | None = 0.88
+    sight: float | None = None
     """Time above which nothing is left to the gate, so that a latent falls as under the shared schedule until there:
-    nothing can be seen in nearly pure noise. None leaves it every step (the paper's)."""
-    max_mean: float | None = 2.5
+    nothing can be seen in nearly pure noise. With 0.88 a gate goes more by what it sees and less by the task. None
+    leaves it every step (the paper's)."""
+    max_mean: float | None = 1.5
     """Bound of the mean of a scale before the squash, at which a state stops to pull others along; None for none (the
-    paper's). At 2.5 the median scale lies between 0.01 and 1.99."""
+    paper's). At 1.5 the median scale lies between 0.09 and 1.91."""
     relative: bool = True
     """Whether the gate sees what each latent adds to a still picture, which shows it what does not follow from the
     observation, or the latent as it is (the paper's)."""
