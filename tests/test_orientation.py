@@ -14,7 +14,13 @@ from noisegate_apps.stage2.config import GateSettings, Stage2Config
 from noisegate_apps.stage2.orientation import Followed, Orientation, _exchanged, orient
 from noisegate_gpn import GatingPolicyConfig, GatingPolicyNetwork
 
-KINDS = ({}, {"scales": "chunk"}, {"scales": "none", "stops": True}, {"stops": True}, {"relative": False})
+KINDS = (
+    {"compares": True},
+    {"scales": "chunk"},
+    {"scales": "none", "stops": True},
+    {"stops": True},
+    {"relative": False},
+)
 STEPS = 72
 
 

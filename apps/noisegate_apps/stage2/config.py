@@ -57,6 +57,9 @@ class GateSettings:
     relative: bool = True
     """Whether the gate sees what each latent adds to a still picture, which shows it what does not follow from the
     observation, or the latent as it is (the paper's)."""
+    compares: bool = True
+    """Whether it compares that with the observation, channel by channel, which shows it even in much noise; needs
+    `relative`."""
     sees_words_and_state: bool = False
     """Whether the gate sees instruction and robot state beside the latents (the paper's future work)."""
     scales: Literal["latent", "chunk", "none"] = "latent"
@@ -68,6 +71,8 @@ class GateSettings:
     def __post_init__(self) -> None:
         if self.scales == "none" and not self.stops:
             raise ValueError("`gate.scales none` decides nothing unless it stops; add `--gate.stops`.")
+        if self.compares and not self.relative:
+            raise ValueError("`gate.compares` needs `gate.relative`; add `--gate.no-compares`.")
         if self.sight is not None and not 0 < self.sight < 1:
             raise ValueError(f"`gate.sight` is {self.sight}; give a time between 0 and 1, or None.")
         if self.sigma == "state" and (self.stops or self.scales != "latent"):
@@ -281,7 +286,9 @@ def paper() -> Stage2Config:
         denoising_steps=10,
         head_start=0.0,
         exploration=Exploration(held="step"),
-        gate=GateSettings(sigma="shared", start_sigma=0.5, start_scales=(), relative=False, sight=None, max_mean=None),
+        gate=GateSettings(
+            sigma="shared", start_sigma=0.5, start_scales=(), relative=False, compares=False, sight=None, max_mean=None
+        ),
     )
 
 

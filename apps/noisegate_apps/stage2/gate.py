@@ -36,6 +36,7 @@ def new_gate(settings: GateSettings, policy: WorldPolicy) -> GatingPolicyNetwork
             frames=policy.settings.future_latents,
             width=settings.width,
             relative=settings.relative,
+            compares=settings.compares,
             sigma=settings.sigma,
             max_mean=settings.max_mean,
             sight=settings.sight,

@@ -322,6 +322,7 @@ def test_actions_of_the_wrong_shape_are_refused(untrained):
         {"initial_log_std": 2.0},
         {"max_time_frequency": 1.0},
         {"sight": 1.0},
+        {"compares": True, "relative": False},
         {"sight": 0.0},
         {"sigma": "step"},
         {"context_dim": -1},

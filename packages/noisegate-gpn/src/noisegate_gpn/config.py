@@ -45,10 +45,14 @@ class GatingPolicyConfig:
     """GroupNorm groups after each convolution."""
 
     relative: bool = True
-    """Whether the encoder sees of each latent what it adds to a still picture, `latent - (1 - t) * observation`, and
-    how that varies with the picture, or the latent as it is (the paper's). Nothing is lost, since the observation is
-    encoded beside it; and a latent that does not follow from the observation stands out, even of much noise, where
-    otherwise a comparison must be learned first."""
+    """Whether the encoder sees of each latent what it adds to a still picture, `latent - (1 - t) * observation`, or the
+    latent as it is (the paper's). Nothing is lost, since the observation is encoded beside it; and a latent that does
+    not follow from the observation stands out by its size, where otherwise a comparison must be learned first."""
+
+    compares: bool = False
+    """Whether it also sees, channel by channel, how what each latent adds varies with the observation; needs
+    `relative`. What does not follow then stands out even of nine tenths of noise, once that is taught; a reward alone
+    learns from it no sooner."""
 
     temporal_kernel: int = 3
     """Latent frames seen by one convolution; odd. 1 keeps the frames apart until the encoder."""
@@ -111,6 +115,8 @@ class GatingPolicyConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+        if self.compares and not self.relative:
+            raise ConfigError("`compares` is about what each latent adds to a still picture; set `relative` too.")
         for name in ("layers", "context_dim", "state_dim"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"`{name}` is {getattr(self, name)}; it must be at least 0.")

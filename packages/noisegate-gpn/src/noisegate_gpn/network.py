@@ -81,7 +81,7 @@ class GatingPolicyNetwork(nn.Module):
         self.mean_bias = nn.Parameter(torch.tensor([still] * scales + [config.initial_stop] * config.stops))
         spread = () if config.sigma == "shared" else (decisions,)
         self.log_std = nn.Parameter(torch.full(spread, config.initial_log_std))
-        self.comparison = Comparison(config) if config.relative else None
+        self.comparison = Comparison(config) if config.compares else None
 
     def forward(
         self,
