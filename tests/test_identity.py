@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from noisegate_apps.data.demonstrations import load_demonstrations
+from noisegate_apps.data.transitions import load_transitions, save_transitions
 from noisegate_apps.evaluation.robotwin import RoboTwinScenes, evaluate_on_robotwin
 from noisegate_apps.evaluation.tabletop import HeldOutScenes, Variant, evaluate, shared
 from noisegate_apps.play.worlds import pool_of
@@ -137,6 +138,12 @@ def test_a_record_on_robotwin_belongs_to_its_weights(policy, tmp_path):
     retrain(policy)
     with pytest.raises(EvaluationError):
         play(load_policy(policy, device="cpu"))
+
+
+def test_what_a_policy_lies_with_and_teaches_from_is_part_of_it(policy):
+    before = load_policy(policy, device="cpu").digest
+    save_transitions(policy, {task: clips[:16] for task, clips in load_transitions(policy).items()})
+    assert load_policy(policy, device="cpu").digest != before
 
 
 def test_a_policy_in_memory_is_what_its_weights_are(policy):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
-from noisegate_apps.data.transitions import to_learn_from
+from noisegate_apps.data.transitions import load_transitions, save_transitions, to_learn_from
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.folder import RunFolder
 from noisegate_apps.stage2 import training
 from noisegate_apps.stage2.config import GateSettings, Stage2Config
-from noisegate_apps.stage2.orientation import Followed, Orientation, _exchanged, orient
+from noisegate_apps.stage2.orientation import Followed, Orientation, _exchanged, _shown, orient
 from noisegate_gpn import GatingPolicyConfig, GatingPolicyNetwork
 
 KINDS = (
@@ -112,11 +114,13 @@ def test_tasks_of_any_number_of_episodes_stand_beside_each_other():
     assert torch.equal(torch.cat([seen.observation, seen.future], dim=2)[5:], clips["task 0"])
 
 
-@pytest.mark.parametrize(("episodes", "said"), [(3, r"\{'task 0': 3, 'task 1': 3\}"), (None, "none")])
-def test_what_cannot_be_told_apart_is_said(episodes, said):
-    seen = {} if episodes is None else transitions(episodes)
-    with pytest.raises(RunError, match=f"{said} to learn from.*8 solved episodes .* `orient` be 0"):
-        orient(gate_of(), seen, steps=1, seed=0)
+def test_times_lie_nearer_to_noise_and_in_half_of_the_chunks_are_the_same_for_all_latents():
+    seen, generator = Followed.of(transitions(9)), torch.Generator().manual_seed(0)
+    states, _ = _shown(gate_of(), seen, torch.arange(18).repeat(500), torch.arange(18), generator)
+    times = states["times"]
+    assert times.mean().item() == pytest.approx(2 / 3, abs=0.01)
+    assert (times > 0.5).float().mean().item() == pytest.approx(0.75, abs=0.01)
+    assert (times[:, 0] == times[:, 1]).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("words", [False, True])
@@ -145,3 +149,14 @@ def test_stage_2_learns_to_see_first_and_only_once(tmp_path, monkeypatch, capsys
     demonstrations = sum(len(clips) for clips in taught.values())
     said = " ".join(capsys.readouterr().err.split())
     assert f"followed in {demonstrations} demonstrations: of others it tells in 80% whether a noisy latent" in said
+
+
+def test_a_policy_of_too_few_demonstrations_is_refused_before_the_folder_is_claimed(tmp_path):
+    policy = tmp_path / "policy"
+    shutil.copytree(Stage2Config().policy, policy)
+    kept = {task: clips[:7] for task, clips in load_transitions(policy).items() if task == "lift_pot"}
+    save_transitions(policy, kept)
+    config = Stage2Config(policy=policy, out=tmp_path / "run", tasks=("lift_pot",))
+    with pytest.raises(RunError, match=r"transitions of \{'lift_pot': 7\}; train .* 8 solved episodes"):
+        training.run(config)
+    assert not config.out.exists()

@@ -14,6 +14,7 @@ from noisegate_apps.data.transitions import (
     to_learn_from,
     to_lie_with,
 )
+from noisegate_apps.runs.errors import RunError
 
 
 class Windows:
@@ -42,10 +43,17 @@ def test_clips_are_drawn_of_every_task_without_repeats_and_the_same_by_the_same_
 
 def test_what_is_lied_with_is_never_learned_from():
     drawn = some_transitions(Windows(), per_task=60, seed=0)
+    drawn["b"] = drawn["a"][:9]
     lies, lessons = to_lie_with(drawn), to_learn_from(drawn)
-    assert {task: len(clips) for task, clips in lies.items()} == {"a": LYING, "b": 3}
+    assert {task: len(clips) for task, clips in lies.items()} == {"a": LYING, "b": 5}
     for task, clips in drawn.items():
         assert torch.equal(torch.cat([lies[task], lessons[task][:, :, 1:]]), clips[:, :, 1:])
+
+
+@pytest.mark.parametrize(("known", "said"), [({"a": 8, "b": 7}, r"\{'b': 7\}"), ({}, "no task")])
+def test_too_few_to_learn_from_are_refused(known, said):
+    with pytest.raises(RunError, match=f"of {said}; train .* 8 solved episodes .* `orient` be 0"):
+        to_learn_from({task: torch.zeros(count, 2, 3, 1, 1) for task, count in known.items()})
 
 
 def test_they_come_back_as_they_were_written(tmp_path):

@@ -23,6 +23,9 @@ from noisegate_apps.runs.seeds import generator_of
 LYING = 24
 """Transitions of each task that are there to lie with; of fewer than twice as many, half."""
 
+FEWEST = 8
+"""Transitions of a task with which a gate can learn to see: half of them are left for that."""
+
 Transitions = Mapping[str, Float[Tensor, "count channels latents height width"]]
 """Task to clips, the latent of the observation first, each from another episode where there are enough."""
 
@@ -31,6 +34,7 @@ def some_transitions(source: ClipSource, *, per_task: int, seed: int) -> Transit
     """Pick clips of every task, in half precision."""
     picked = {}
     for task, windows in source.windows_by_task().items():
+        # The name of the seed is older than the observations: with it, stress tests lie as they always have.
         chosen = windows[torch.randperm(len(windows), generator=generator_of(seed, "futures", task))[:per_task]]
         picked[task] = source.read(chosen, [0] * len(chosen)).video.half()
     return picked
@@ -42,7 +46,17 @@ def to_lie_with(transitions: Transitions) -> dict[str, Float[Tensor, "count chan
 
 
 def to_learn_from(transitions: Transitions) -> dict[str, Float[Tensor, "count channels latents height width"]]:
-    """Clips by task, none of which is lied with."""
+    """Clips by task, none of which is lied with.
+
+    Raises:
+        RunError: If they are too few of a task to tell one's future from another's, or there are none at all.
+    """
+    few = {task: len(clips) for task, clips in transitions.items() if len(clips) < FEWEST}
+    if few or not transitions:
+        raise RunError(
+            f"a gate cannot learn to see from the policy's transitions of {few or 'no task'}; train the policy on "
+            f"{FEWEST} solved episodes of each task or more, or let `orient` be 0."
+        )
     return {task: clips[_lying(clips) :] for task, clips in transitions.items()}
 
 

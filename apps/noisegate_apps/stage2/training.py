@@ -304,6 +304,8 @@ def run(config: Stage2Config) -> None:
     policy = load_policy(
         config.policy, steps=config.denoising_steps, head_start=config.head_start, device=config.device
     )
+    if config.orient:
+        to_learn_from(policy.transitions)  # too few are refused before the folder is claimed
     known = () if config.env == "robotwin" else tuple(policy.transitions)
     imagination = config.imagination.resolved(tasks, known)
     own_clocks = config.denoising_steps is None and config.head_start is None
