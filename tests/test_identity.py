@@ -24,6 +24,7 @@ from robotwin_env.episodes import Episode, episode_path, write_episode
 from robotwin_env.errors import EvaluationError
 from robotwin_env.robotwin import RoboTwinConfig
 from robotwin_env.robotwin.evaluation import OfficialProtocol
+from wam_backbone import Blind
 
 ROOT = Path(__file__).parents[1]
 POLICY = ROOT / "checkpoints" / "tabletop-independent"
@@ -120,6 +121,30 @@ def test_recorded_outcomes_of_another_policy_schedule_or_scene_are_played_again(
             before = len(played)
             evaluate([changed[0]], changed[1], pool, tmp_path / "outcomes")
             assert (len(played) > before) == planned
+
+
+def test_what_another_variant_has_played_is_taken_over_and_recorded_as_its_own(policy, played, tmp_path):
+    known, scenes = load_policy(policy, device="cpu"), HeldOutScenes(tasks=("click_bell", "lift_pot"), episodes=1)
+    blind = Variant(name="blind", policy=known, choose=lambda _: Blind())
+    best = Variant(name="best", policy=known, choose=shared, schedule="best", same_as={"click_bell": "blind"})
+    records = tmp_path / "outcomes"
+
+    def record(name):
+        return json.loads((records / name).read_text())
+
+    with pool_of("tabletop", slots=1, workers=0) as pool:
+        results = evaluate([blind, best], scenes, pool, records)
+        assert results["best"]["click_bell"] == results["blind"]["click_bell"]
+        theirs, own = record("blind/click_bell.json"), record("best/click_bell.json")
+        assert theirs.pop("identity") != own.pop("identity")
+        assert own == theirs
+        assert record("blind/lift_pot.json")["times"] != record("best/lift_pot.json")["times"]
+        chunks = len(played)
+        evaluate([best, blind], scenes, pool, records)
+        assert len(played) == chunks  # what is recorded is not played again
+        (records / "best" / "click_bell.json").unlink()
+        evaluate([best, blind], scenes, pool, records)
+        assert len(played) > chunks  # nor taken from one that comes later
 
 
 def test_a_record_on_robotwin_belongs_to_its_weights(policy, tmp_path):

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from noisegate_apps.evaluation.lattice import PACES, by_task, ceiling, fixed, grid, lattice_beside
+from noisegate_apps.evaluation.lattice import PACES, best_fixed, by_task, ceiling, fixed, grid, lattice_beside
 from noisegate_apps.play.lies import ImaginationConfig
 from noisegate_apps.runs.files import write_json
 from wam_backbone import DenoisingStep
@@ -58,6 +58,15 @@ def test_paces_end_where_their_names_say():
 def test_every_row_gets_its_tasks_schedule():
     choose = by_task({"a": "blind+shared", "b": "shared+hold"})
     assert path(choose([Row("b"), Row("a")]), 2)[:, -1].tolist() == [[0.0, 0.5], [1.0, 0.0]]
+
+
+def test_rows_that_repeat_another_say_where(tmp_path):
+    by_tasks = {"a": "blind+blind", "b": "shared+shared", "c": "blind+shared", "d": "lead+lead"}
+    for best, repeated in (("blind+blind", dict.fromkeys("abcd", "blind")), ("hold+hold", {})):
+        write_json(tmp_path / "lattice.json", {"ceiling": {"best": best, "best_by_task": by_tasks}})
+        one, each = best_fixed(None, tmp_path / "lattice.json")
+        assert one.same_as == repeated
+        assert each.same_as == {"a": "blind", "b": "shared"}
 
 
 def test_a_real_gain_is_kept_and_the_best_of_each_task_is_found():

@@ -96,15 +96,29 @@ def best_fixed(policy: WorldPolicy, lattice: Path) -> list[Variant]:
         lattice: The `lattice.json`.
     """
     found = read_json(lattice)["ceiling"]
+    best = dict.fromkeys(found["best_by_task"], found["best"])
     return [
-        Variant(name="best-fixed", policy=policy, choose=fixed(found["best"]), schedule=found["best"]),
+        Variant(
+            name="best-fixed",
+            policy=policy,
+            choose=fixed(found["best"]),
+            schedule=found["best"],
+            same_as=_well_known(best),
+        ),
         Variant(
             name="best-per-task",
             policy=policy,
             choose=by_task(found["best_by_task"]),
             schedule=found["best_by_task"],
+            same_as=_well_known(found["best_by_task"]),
         ),
     ]
+
+
+def _well_known(names: Mapping[str, str]) -> dict[str, str]:
+    """Where all latents follow the shared schedule or stay noise, the name of the row that does the same."""
+    known = {task: set(name.split("+")) for task, name in names.items()}
+    return {task: paces.pop() for task, paces in known.items() if paces in ({SHARED}, {"blind"})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,9 @@ class Variant:
     choose: ChooseSchedule
     schedule: JsonValue = None
     """What its schedule depends on besides its name: the digest of a gate, or what a lattice chose."""
+    same_as: Mapping[str, str] = field(default_factory=dict)
+    """Task to the name of a variant of the same policy that plays the same schedule there: played before it, that one's
+    episodes are its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,7 @@ def evaluate(
     pool: Pool,
     folder: Path,
 ) -> dict[str, Outcomes]:
-    """Play every variant over every task; what `folder` already holds of the same is not played again.
+    """Play every variant over every task; what `folder` already holds of the same, or another has played, is not again.
 
     Returns:
         Variant name to outcomes.
@@ -123,6 +126,11 @@ def evaluate(
                 held = read_json(record) if record.exists() else {}
                 if held.get("identity") == same and "calls" in held:
                     outcomes = [bool(outcome) for outcome in held["outcomes"]]
+                    bar.update(progress, advance=len(outcomes))
+                elif task in results.get(variant.same_as.get(task, ""), {}):
+                    found = read_json(folder / variant.same_as[task] / f"{task}.json")
+                    write_json(record, {**found, "identity": same})
+                    outcomes = results[variant.same_as[task]][task]
                     bar.update(progress, advance=len(outcomes))
                 else:
                     outcomes = [False] * scenes.episodes
