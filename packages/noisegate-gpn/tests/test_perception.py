@@ -94,6 +94,17 @@ def test_a_latent_of_nine_tenths_of_noise_is_told_by_how_it_varies_with_the_obse
     assert accuracy(by_truth, 120, between=(0.85, 0.92), compares=True) > 0.62  # 0.5 without that comparison
 
 
+def test_a_comparison_that_has_learned_nothing_changes_nothing():
+    states = Scenes.draw(8, torch.Generator().manual_seed(0))
+    seen = {"latents": states.latents, "observation": states.observation, "times": states.times}
+    features = []
+    for compares in (False, True):
+        torch.manual_seed(0)
+        config = GatingPolicyConfig(latent_channels=CHANNELS, frames=FRAMES, compares=compares)
+        features.append(GatingPolicyNetwork(config).features_in(seen))
+    assert torch.equal(*features)
+
+
 @pytest.mark.parametrize("relative", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_task_that_the_observation_shows_is_told_within_120_steps(relative):
     assert accuracy(by_task, 120, relative=relative) > 0.88

@@ -35,9 +35,9 @@ class ScheduleDecisions:
 
     mask: Bool[Tensor, "decisions numbers"]
     """Whether the decision could act on the actions of its chunk, whatever it was. It could not in the last denoising
-    step, after which no prediction follows; where the latent's time had arrived at 0; and where the nominal decrement
-    was 0. A decision whose result was clipped did act: leaving it out would depend on what was decided, and bias a
-    policy gradient."""
+    step, after which no prediction follows; where the latent's time had arrived at 0, or was above the policy's
+    `sight`; and where the nominal decrement was 0. A decision whose result was clipped did act: leaving it out would
+    depend on what was decided, and bias a policy gradient."""
 
     row: Int[Tensor, " decisions"]
     """Batch row of each decision."""

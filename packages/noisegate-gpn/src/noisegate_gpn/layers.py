@@ -87,6 +87,9 @@ class Comparison(nn.Module):
     A matched filter: where the future of another scene is imagined, what is added takes the observation away again.
     Summed over the grid before anything nonlinear, that stands out of noise in which a convolution sees nothing. Starts
     at zero, so that an untrained policy tells its latents apart as well as without it.
+
+    References:
+        Not in the paper; Turin (1960), IRE Transactions on Information Theory 6(3), for matched filters.
     """
 
     def __init__(self, config: GatingPolicyConfig) -> None:

@@ -43,8 +43,8 @@ class GatingPolicyNetwork(nn.Module):
     """Maps a partly denoised chunk to a distribution over the relative scales of its latents' time decrements.
 
     The last actor layer starts at zero but for one bias per latent, so the untrained policy's deterministic scale is
-    alpha = 1: with the default `alpha_max` exactly the shared schedule, bit for bit. `start_at` makes it start at
-    other constant scales.
+    alpha = 1: with the default `alpha_max` and no `sight` exactly the shared schedule, bit for bit. `start_at` makes it
+    start at other constant scales.
 
     Beyond the paper, and off unless `context_dim` or `state_dim` say otherwise, the policy also sees a pooled embedding
     of the instruction and the state of the robot: projected, they are added to the global summary. `standardize` takes
