@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import signal
@@ -64,9 +65,27 @@ def first_latents(trajectory):
 
 
 def test_the_preset_of_the_paper_builds_its_gate(policy):
-    found = new_gate(paper().gate, policy).config
-    assert (found.sigma, found.relative, found.context_dim, found.state_dim) == ("shared", False, 0, 0)
-    assert new_gate(GateSettings(relative=True), policy).config.relative
+    """Which is that of the package's own defaults."""
+    own = GatingPolicyConfig(latent_channels=policy.backbone.latent_channels, frames=2, initial_log_std=math.log(0.5))
+    assert new_gate(paper().gate, policy).config == replace(own, sees="latents", sigma="shared", relative=False)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"sees": "content"},
+        {"relative": True, "compares": True},
+        {"sigma": "state"},
+        {"max_mean": 2.0},
+        {"sight": 0.9},
+        {"width": 32},
+        {"scales": "chunk"},
+        {"stops": True},
+    ],
+)
+def test_what_is_chosen_of_a_gate_is_built(policy, chosen):
+    base = new_gate(paper().gate, policy).config
+    assert new_gate(replace(paper().gate, **chosen), policy).config == replace(base, **chosen)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from noisegate_apps.policy.loading import load_policy, save_policy
+from noisegate_apps.runs.files import read_json
+from noisegate_apps.runs.identity import identity_of
 from noisegate_apps.runs.provenance import physics
 from noisegate_apps.runs.seeds import generator_of
+from noisegate_apps.stage2.config import Stage2Config
 from wam_backbone import SharedSchedule, WorldActionPipeline
 from wam_backbone.cameras import CAMERAS
 
@@ -35,6 +39,17 @@ def test_a_checkpoint_was_trained_under_todays_physics(folder):
     if known is None:
         pytest.skip("does not say under which physics it was trained")
     assert known == physics(), f"{folder.name} is stale: train it again, or restore the physics"
+
+
+def test_the_gate_is_what_the_main_job_makes_of_the_policy_beside_it():
+    record = json.loads((ROOT / "checkpoints" / "tabletop-gate" / "training.json").read_text())["identity"]
+    config = Stage2Config()
+    policy = load_policy(config.policy, device="cpu")
+    tasks = tuple(policy.settings.tasks)
+    imagination = config.imagination.resolved(tasks, tuple(policy.transitions))
+    lattice = read_json(ROOT / config.policy / "lattices" / "tasks-both.json")
+    now = replace(config, tasks=tasks, scene=policy.settings.scene, imagination=imagination)
+    assert record == identity_of(now, {"policy": policy.digest, "lattice": lattice})
 
 
 @pytest.mark.parametrize("head_start", [0.0, 0.5])
