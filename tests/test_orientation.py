@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grpo_core import Decisions, collate
+from grpo_core import Decisions, Learner, collate
 from noisegate_apps.data.transitions import load_transitions, save_transitions, to_learn_from
 from noisegate_apps.policy.loading import load_policy
+from noisegate_apps.policy.world import WorldPolicy
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.folder import RunFolder
 from noisegate_apps.stage2 import training
@@ -208,6 +209,33 @@ def test_stage_2_learns_to_see_first_and_only_once(tmp_path, monkeypatch, capsys
     demonstrations = sum(len(clips) for clips in taught.values())
     said = " ".join(capsys.readouterr().err.split())
     assert f"followed in {demonstrations} demonstrations: of others it tells in 80% whether a noisy latent" in said
+
+
+@pytest.mark.sim
+def test_a_gate_is_trained_in_one_thread_however_many_there_are(tmp_path, monkeypatch):
+    used = {"looks around": set(), "plays": set(), "learns": set()}
+
+    def watch(owner, name, what):
+        before = getattr(owner, name)
+
+        def watched(*given, **options):
+            used[what].add(torch.get_num_threads())
+            return before(*given, **options)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(training, "orient", "looks around")
+    watch(WorldPolicy, "plan", "plays")
+    watch(Learner, "update", "learns")
+    config = Stage2Config(tasks=("lift_pot",), group_size=2, episodes_per_epoch=2, workers=0, orient=1, epochs=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        training.train(config, RunFolder(tmp_path), load_policy(config.policy, steps=2))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert all(found == {1} for found in used.values())
 
 
 def test_a_policy_of_too_few_demonstrations_is_refused_before_the_folder_is_claimed(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -26,3 +28,16 @@ def device_of(name: DeviceName) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError("`--device cuda` needs a CUDA device, and torch sees none; use `--device cpu`.")
     return torch.device(name)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread on the CPU: sums round by how many there are, and nobody should get a gate of their own."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -59,6 +59,7 @@ from noisegate_apps.policy.world import WorldPolicy
 from noisegate_apps.report.figures import learning_curve, residual_times, save, success, time_trajectories
 from noisegate_apps.report.page import announce
 from noisegate_apps.report.showcase import illustrate, worth_filming
+from noisegate_apps.runs.devices import one_thread
 from noisegate_apps.runs.files import read_json, write_json
 from noisegate_apps.runs.folder import RunFolder, claimed
 from noisegate_apps.runs.identity import identity_of
@@ -143,6 +144,7 @@ def look_around(config: Stage2Config, policy: WorldPolicy, gate: GatingPolicyNet
     )
 
 
+@one_thread()
 def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> GatingPolicyNetwork:
     """Train the gate, going on from the last finished epoch."""
     set_seed(config.seed)
