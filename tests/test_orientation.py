@@ -203,6 +203,7 @@ def test_stage_2_learns_to_see_first_and_only_once(tmp_path, monkeypatch, capsys
         training.train(config, RunFolder(tmp_path), policy)
     assert [options for _, options in learned] == [{"steps": 8, "seed": config.seed}] * 2
     assert [line["optimizer_steps"] > 0 for line in RunFolder(tmp_path).history()] == [False, True, False]
+    assert [1e3 * line["learning_rate"] for line in RunFolder(tmp_path).history()] == pytest.approx([1, 1, 2 / 3])
     assert measured == [True, True]  # anew, until something is learned of success
     taught = to_learn_from(policy.transitions)
     assert all(torch.equal(clips, taught[task]) for seen, _ in learned for task, clips in seen.items())
@@ -212,7 +213,7 @@ def test_stage_2_learns_to_see_first_and_only_once(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.sim
-def test_a_gate_is_trained_in_one_thread_however_many_there_are(tmp_path, monkeypatch):
+def test_a_gate_is_trained_in_one_thread_however_many_there_are_and_kl_decides_its_rate(tmp_path, monkeypatch):
     used = {"looks around": set(), "plays": set(), "learns": set()}
 
     def watch(owner, name, what):
@@ -227,7 +228,8 @@ def test_a_gate_is_trained_in_one_thread_however_many_there_are(tmp_path, monkey
     watch(training, "orient", "looks around")
     watch(WorldPolicy, "plan", "plays")
     watch(Learner, "update", "learns")
-    config = Stage2Config(tasks=("lift_pot",), group_size=2, episodes_per_epoch=2, workers=0, orient=1, epochs=1)
+    options = {"tasks": ("lift_pot",), "group_size": 2, "episodes_per_epoch": 2, "workers": 0, "orient": 1}
+    config = Stage2Config(**options, epochs=2, decay=1.0, kl=(0.0, 0.1))
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -236,6 +238,7 @@ def test_a_gate_is_trained_in_one_thread_however_many_there_are(tmp_path, monkey
     finally:
         torch.set_num_threads(threads)
     assert all(found == {1} for found in used.values())
+    assert [line["learning_rate"] for line in RunFolder(tmp_path).history()] == [1e-3, 1e-3]  # `kl` decides it
 
 
 def test_a_policy_of_too_few_demonstrations_is_refused_before_the_folder_is_claimed(tmp_path):

@@ -36,9 +36,22 @@ def executor():
 def test_the_paper_takes_tasks_and_scenes_in_turn_and_the_default_goes_where_something_can_be_learned():
     turns = group_source(dataclasses.replace(paper(), tasks=TASKS))
     assert type(turns) is RoundRobin
-    assert [turns.next().task for _ in range(4)] == [*TASKS, *TASKS]
+    first = [turns.next() for _ in range(4)]
+    assert [group.task for group in first] == [*TASKS, *TASKS]
+    assert not any(group.antithetic for group in first)
     assert type(group_source(config())) is MixedAllocation
-    assert group_source(config(antithetic=True)).next().antithetic
+    assert group_source(config()).next().antithetic
+    assert not group_source(config(antithetic=False)).next().antithetic
+
+
+@pytest.mark.parametrize(
+    ("decay", "rates"),
+    [(0.0, [1, 1, 1, 1]), (0.5, [1, 1, 1, 0.5]), (0.75, [1, 1, 2 / 3, 1 / 3]), (1.0, [1, 0.75, 0.5, 0.25])],
+)
+def test_the_learning_rate_falls_over_the_last_updates(decay, rates):
+    settings = Stage2Config(epochs=4, learning_rate=1e-3, decay=decay)
+    assert [1e3 * settings.learning_rate_of(epoch) for epoch in range(4)] == pytest.approx(rates)
+    assert paper().learning_rate_of(49) == paper().learning_rate == 3e-4
 
 
 def test_tasks_weigh_alike_whatever_is_mixed():
@@ -72,6 +85,7 @@ def test_an_epoch_plays_its_episodes_or_ends_with_enough_mixed_groups():
     ("make", "match"),
     [
         (lambda: Sampling(revisit=1.5), "revisit"),
+        (lambda: Stage2Config(decay=1.5), "`decay` is 1.5"),
         (lambda: Sampling(mixed_groups=0), "mixed_groups"),
         (lambda: Stage2Config(kl=(0.05, 0.01)), "kl"),
     ],

@@ -113,8 +113,8 @@ class Sampling:
     revisit: float | None = 0.5
     """Share of a task's groups that go back to scenes and initial noise with which one was mixed, in [0, 1]; tasks get
     the same share each. None takes all tasks and scenes in turn (the paper's)."""
-    antithetic: bool = False
-    """Whether the members of a group come in pairs of opposite noise."""
+    antithetic: bool = True
+    """Whether the members of a group come in pairs of opposite noise, so that what both have in common cancels out."""
     mixed_groups: int | None = None
     """Mixed groups with which an epoch ends before its episodes are spent; None plays them all."""
 
@@ -166,6 +166,9 @@ class Stage2Config:
     0, advantages are not divided by their group's deviation, so that the price keeps its size beside success."""
     learning_rate: float = 1e-3
     """Step size of AdamW; where `kl` is given, at the start."""
+    decay: float = 0.5
+    """Share of the updates, at the end, over which the learning rate falls to nothing, in [0, 1]; 0 keeps it (the
+    paper's). Where `kl` is given, that decides the rate."""
     kl: tuple[float, float] | None = None
     """Band in which the learning rate holds the KL divergence of an update, per latent in nats; None keeps the rate."""
     clip: float = 0.2
@@ -223,8 +226,10 @@ class Stage2Config:
         at_least(self, 1, "group_size", "episodes_per_epoch", "eval_episodes", "eval_slots", "denoising_steps")
         at_least(self, 1, "inner_epochs", "members_per_call")
         at_least(self, 0 if self.executor in ("auto", "in-process") else 1, "workers")
-        at_least(self, 0, "epochs", "step_price", "orient")
+        at_least(self, 0, "epochs", "step_price", "orient", "decay")
         check_head_start(self.head_start)
+        if self.decay > 1:
+            raise ValueError(f"`decay` is {self.decay}; give a share of the updates in [0, 1].")
         if self.episodes_per_epoch % self.group_size:
             raise ValueError(
                 f"`episodes_per_epoch` is {self.episodes_per_epoch}; it must be a multiple of `group_size` "
@@ -267,6 +272,11 @@ class Stage2Config:
         alone = self.workers < 2 or self.calls_per_epoch < 2 or self.env == "robotwin" or device != "cpu"
         return "in-process" if alone else "processes"
 
+    def learning_rate_of(self, epoch: int) -> float:
+        """Return the step size of an update, of which there are `epochs`, numbered from 0."""
+        left = 1.0 - epoch / self.epochs
+        return self.learning_rate if left >= self.decay else self.learning_rate * left / self.decay
+
     @property
     def calls_per_epoch(self) -> int:
         """Calls that the episodes of an epoch make for rollout workers."""
@@ -283,7 +293,8 @@ def paper() -> Stage2Config:
         episodes_per_epoch=8,
         inner_epochs=4,
         learning_rate=3e-4,
-        sampling=Sampling(revisit=None),
+        decay=0.0,
+        sampling=Sampling(revisit=None, antithetic=False),
         denoising_steps=10,
         head_start=0.0,
         exploration=Exploration(held="step"),

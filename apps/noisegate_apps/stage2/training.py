@@ -207,6 +207,9 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
             batch = collate(collected.trajectories, device=policy.device)
             if not optimizer.state:  # before the first step
                 measure(gate, batch.decisions, oriented=config.orient > 0)
+            if config.kl is None:
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = config.learning_rate_of(epoch)
             metrics = learner.update(batch)
             values = {name: value for name, value in asdict(metrics).items() if value is not None}
             played = {"episodes": float(collected.episodes), "acceptance": collected.acceptance}
