@@ -185,8 +185,6 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
         episodes=config.members_per_call or config.group_size,
         device=config.device,
     )
-    if begins:
-        look_around(config, policy, gate)
     opened = gate_executor(
         config.executor_on(policy.device.type),
         workers,
@@ -198,29 +196,32 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
         ray_address=config.ray_address,
         gpus=config.rollout_gpus,
     )
-    with opened as executor, progress_bar() as bar:
-        progress = bar.add_task("stage 2", completed=done, total=config.epochs)
-        for epoch in range(done, config.epochs):
-            weights = {name: tensor.cpu() for name, tensor in gate.state_dict().items()}
-            executor.set_weights(learner.updates, weights)
-            collected = collect(config, groups, executor)
-            batch = collate(collected.trajectories, device=policy.device)
-            if not optimizer.state:  # before the first step
-                measure(gate, batch.decisions, oriented=config.orient > 0)
-            if config.kl is None:
-                for parameters in optimizer.param_groups:
-                    parameters["lr"] = config.learning_rate_of(epoch)
-            metrics = learner.update(batch)
-            values = {name: value for name, value in asdict(metrics).items() if value is not None}
-            played = {"episodes": float(collected.episodes), "acceptance": collected.acceptance}
-            if collected.reward_mean is not None:  # of all episodes, also those of groups that were dropped
-                played["reward_mean"] = collected.reward_mean
-            schedule = schedule_statistics(collected.trajectories)
-            accelerator.log({**values, **played, **schedule, **counted(executor.events)}, step=epoch + 1)
-            state.save(epoch + 1)
-            rates = [line["reward_mean"] for line in list(folder.history())[-10:] if "reward_mean" in line]
-            success = f"{100 * sum(rates) / len(rates):.0f}%" if rates else "unknown"
-            bar.update(progress, advance=1, description=f"stage 2, success of the last 10 epochs {success}")
+    with opened as executor:
+        if begins:  # while workers start
+            look_around(config, policy, gate)
+        with progress_bar() as bar:
+            progress = bar.add_task("stage 2", completed=done, total=config.epochs)
+            for epoch in range(done, config.epochs):
+                weights = {name: tensor.cpu() for name, tensor in gate.state_dict().items()}
+                executor.set_weights(learner.updates, weights)
+                collected = collect(config, groups, executor)
+                batch = collate(collected.trajectories, device=policy.device)
+                if not optimizer.state:  # before the first step
+                    measure(gate, batch.decisions, oriented=config.orient > 0)
+                if config.kl is None:
+                    for parameters in optimizer.param_groups:
+                        parameters["lr"] = config.learning_rate_of(epoch)
+                metrics = learner.update(batch)
+                values = {name: value for name, value in asdict(metrics).items() if value is not None}
+                played = {"episodes": float(collected.episodes), "acceptance": collected.acceptance}
+                if collected.reward_mean is not None:  # of all episodes, also those of groups that were dropped
+                    played["reward_mean"] = collected.reward_mean
+                schedule = schedule_statistics(collected.trajectories)
+                accelerator.log({**values, **played, **schedule, **counted(executor.events)}, step=epoch + 1)
+                state.save(epoch + 1)
+                rates = [line["reward_mean"] for line in list(folder.history())[-10:] if "reward_mean" in line]
+                success = f"{100 * sum(rates) / len(rates):.0f}%" if rates else "unknown"
+                bar.update(progress, advance=1, description=f"stage 2, success of the last 10 epochs {success}")
     accelerator.end_training()
     return gate
 
