@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from noisegate_apps.evaluation.tabletop import LABELS
 from noisegate_apps.report.config import FigureName
-from noisegate_apps.report.figures import color_of
+from noisegate_apps.report.figures import color_of, residual_times
 from noisegate_apps.report.films import gates
 from noisegate_apps.report.page import page_of, write_report
 from noisegate_apps.report.records import read_run, read_runs
@@ -312,3 +312,10 @@ def test_a_browser_shows_the_page_wide_and_narrow_without_a_complaint(run, tmp_p
         assert int(measured[0]) <= width, "the page is wider than its window"
         assert int(measured[1]) == 8
         assert int(measured[2]) == 1
+
+
+def test_residual_bars_end_where_times_do():
+    found = {"a": ([0.1, 1.0], [0.3, 0.2]), "b": ([0.5, 1.0 + 1e-7], [0.1, 0.0])}
+    (axes,) = residual_times(found, {}).axes
+    bars = np.concatenate([np.array(bar.get_segments())[..., 0] for bar in axes.collections])
+    assert bars == pytest.approx(np.array([[0.0, 0.4], [0.4, 0.6], [0.8, 1.0], [1.0, 1.0]]), abs=1e-6)

@@ -173,6 +173,8 @@ def residual_times(
 ) -> Figure:
     """Draw the noise left in each latent after the last step, mean and deviation by task (NoiseGate, figure 7).
 
+    Bars end at 0 and 1, beyond which there is no time.
+
     Args:
         residuals: Task to the mean and the deviation of each latent's last time over all chunks.
         rates: Task to success, by which the tasks are sorted, the best on top.
@@ -183,10 +185,11 @@ def residual_times(
     axes = figure.add_subplot()
     for latent in range(latents):
         places = np.arange(len(tasks)) - (latent - (latents - 1) / 2) * 0.25
+        mean, deviation = (np.array([residuals[task][which][latent] for task in tasks]) for which in (0, 1))
         axes.errorbar(
-            [residuals[task][0][latent] for task in tasks],
+            mean,
             places,
-            xerr=[residuals[task][1][latent] for task in tasks],
+            xerr=np.minimum(deviation, [mean, 1.0 - mean]).clip(min=0.0),
             fmt="o",
             color=FRAME_COLORS[latent % len(FRAME_COLORS)],
             capsize=2,
@@ -195,7 +198,7 @@ def residual_times(
     named = [f"{task} ({100 * rates[task].rate:.0f}%)" if task in rates else task for task in tasks]
     axes.set_yticks(np.arange(len(tasks)), named, fontsize=8)
     axes.set_xlabel("time after the last step (1 = noise, 0 = clean)")
-    axes.set_xlim(-0.03, 1.06)
+    axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(-0.6, len(tasks) - 0.4)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8)
