@@ -105,6 +105,12 @@ def count_on_cuda(build: Callable[[], nn.Module], call: Callable[[nn.Module], Ca
     return counter.count
 
 
+def count_of_thirty(build: Callable[[int], nn.Module], call: Callable[[nn.Module], Callable[[], object]]) -> int:
+    """Operators of one call at 30 layers, from 2 and 3: every layer has as many."""
+    two, three = (count_on_cuda(lambda layers=layers: build(layers), call) for layers in (2, 3))
+    return two + 28 * (three - two)
+
+
 def keep_fake() -> Callable[..., Tensor]:
     """Position tables, kept as on a real device; a model keeps none of fake tensors."""
     kept: dict[object, Tensor] = {}
@@ -348,10 +354,10 @@ def main() -> None:
     results["observation_cache_vs_none"] = paired(
         "observation computed once", lambda: joint_chunk(once), lambda: joint_chunk(Uncached(once)), few
     )
-    ours = count_on_cuda(lambda: WorldActionModel(state_dim=0), call_full_joint)
-    theirs = count_on_cuda(
-        lambda: WanTransformer3DModel(
-            num_layers=30,
+    ours = count_of_thirty(lambda layers: WorldActionModel(state_dim=0, num_layers=layers), call_full_joint)
+    theirs = count_of_thirty(
+        lambda layers: WanTransformer3DModel(
+            num_layers=layers,
             num_attention_heads=24,
             attention_head_dim=128,
             ffn_dim=14336,
@@ -360,7 +366,9 @@ def main() -> None:
         ),
         call_full_video,
     )
-    whole = count_on_cuda(lambda: WorldActionModel(state_dim=0, layout="joint"), call_full_chunk)
+    whole = count_of_thirty(
+        lambda layers: WorldActionModel(state_dim=0, num_layers=layers, layout="joint"), call_full_chunk
+    )
     results |= {"ops_per_step_30_layers": ours, "ops_per_chunk_30_layers": whole, "diffusers_ops_30_layers": theirs}
     print(f"{'operators, 30 layers':28s} {ours} a step, {whole} a chunk; diffusers' step {theirs}")
     print(json.dumps({name: round(value, 4) for name, value in results.items()}))
