@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -144,6 +145,46 @@ def look_around(config: Stage2Config, policy: WorldPolicy, gate: GatingPolicyNet
     )
 
 
+def players(
+    config: Stage2Config, policy: WorldPolicy, gate: GatingPolicyNetwork
+) -> AbstractContextManager[GateExecutor]:
+    """Open the executor that plays training episodes."""
+    workers = GateWorkers(
+        policy=config.policy.resolve(),
+        denoising_steps=config.denoising_steps,
+        head_start=config.head_start,
+        gate=gate.config,
+        scene=scene_of(config.scene, config.policy),
+        robotwin=at_policy_size(config.robotwin, config.policy) if config.env == "robotwin" else None,
+        common_noise=config.common_noise,
+        exploration=config.exploration,
+        imagination=config.imagination,
+        step_price=config.step_price,
+        tasks=config.tasks,
+        episodes=config.members_per_call or config.group_size,
+        device=config.device,
+    )
+    return gate_executor(
+        config.executor_on(policy.device.type),
+        workers,
+        policy,
+        gate,
+        workers=config.workers,
+        members_per_call=config.members_per_call,
+        deadline=config.call_deadline,
+        ray_address=config.ray_address,
+        gpus=config.rollout_gpus,
+    )
+
+
+def played(collected: Collected[Mapping[str, Tensor], Tensor]) -> dict[str, float]:
+    """Return what the episodes of an epoch were like: how many, how good, and how the times of their latents fell."""
+    found = {"episodes": float(collected.episodes), "acceptance": collected.acceptance}
+    if collected.reward_mean is not None:  # of all episodes, also those of groups that were dropped
+        found["reward_mean"] = collected.reward_mean
+    return found | schedule_statistics(collected.trajectories)
+
+
 @one_thread()
 def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> GatingPolicyNetwork:
     """Train the gate, going on from the last finished epoch."""
@@ -170,33 +211,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
     if done >= config.epochs and not begins:
         return gate
     accelerator = tracked(Accelerator(cpu=True), folder, resumed_at=done)
-    workers = GateWorkers(
-        policy=config.policy.resolve(),
-        denoising_steps=config.denoising_steps,
-        head_start=config.head_start,
-        gate=gate.config,
-        scene=scene_of(config.scene, config.policy),
-        robotwin=at_policy_size(config.robotwin, config.policy) if config.env == "robotwin" else None,
-        common_noise=config.common_noise,
-        exploration=config.exploration,
-        imagination=config.imagination,
-        step_price=config.step_price,
-        tasks=config.tasks,
-        episodes=config.members_per_call or config.group_size,
-        device=config.device,
-    )
-    opened = gate_executor(
-        config.executor_on(policy.device.type),
-        workers,
-        policy,
-        gate,
-        workers=config.workers,
-        members_per_call=config.members_per_call,
-        deadline=config.call_deadline,
-        ray_address=config.ray_address,
-        gpus=config.rollout_gpus,
-    )
-    with opened as executor:
+    with players(config, policy, gate) as executor:
         if begins:  # while workers start
             look_around(config, policy, gate)
         with progress_bar() as bar:
@@ -211,13 +226,8 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
                 if config.kl is None:
                     for parameters in optimizer.param_groups:
                         parameters["lr"] = config.learning_rate_of(epoch)
-                metrics = learner.update(batch)
-                values = {name: value for name, value in asdict(metrics).items() if value is not None}
-                played = {"episodes": float(collected.episodes), "acceptance": collected.acceptance}
-                if collected.reward_mean is not None:  # of all episodes, also those of groups that were dropped
-                    played["reward_mean"] = collected.reward_mean
-                schedule = schedule_statistics(collected.trajectories)
-                accelerator.log({**values, **played, **schedule, **counted(executor.events)}, step=epoch + 1)
+                metrics = {name: value for name, value in asdict(learner.update(batch)).items() if value is not None}
+                accelerator.log({**metrics, **played(collected), **counted(executor.events)}, step=epoch + 1)
                 state.save(epoch + 1)
                 rates = [line["reward_mean"] for line in list(folder.history())[-10:] if "reward_mean" in line]
                 success = f"{100 * sum(rates) / len(rates):.0f}%" if rates else "unknown"
