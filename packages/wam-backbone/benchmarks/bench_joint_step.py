@@ -346,7 +346,7 @@ def main() -> None:
     print(f"{'saved for backward':28s} {ours / theirs:.3f}   {sizes}")
     if root := os.environ.get("FASTWAM_ROOT"):
         results["joint_forward_vs_fastwam"] = race_fastwam(root, cached_forward, layers, tiny, rounds)
-    few = max(3, rounds // 3)
+    few = max(1, rounds // 3)
     results["chunk_vs_ten_forwards"] = paired("chunk of ten steps", lambda: chunk(SharedSchedule()), ten_forwards, few)
     results["heterogeneous_vs_shared"] = paired(
         "one schedule per row", lambda: chunk(per_row), lambda: chunk(SharedSchedule()), few
