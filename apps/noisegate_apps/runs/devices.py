@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Where tensors live, and in how many threads they are computed."""
 
 from __future__ import annotations
 

@@ -51,9 +51,10 @@ class GatingPolicyConfig:
     been imagined yet, at t = 1, that is a still picture. What is wrong then shows long before actions attend to it."""
 
     relative: bool = True
-    """Whether the encoder sees of each latent what it adds to a still picture, `latent - (1 - t) * observation`, or the
-    latent as it is (the paper's). Nothing is lost, since the observation is encoded beside it; and a latent that does
-    not follow from the observation stands out by its size, where otherwise a comparison must be learned first."""
+    """Whether the encoder sees of each latent what it adds to a still picture, `latent - (1 - t) * observation` (of its
+    content, `content - observation`), or the latent as it is (the paper's). Nothing is lost, since the observation is
+    encoded beside it; and a latent that does not follow from the observation stands out by its size, where otherwise a
+    comparison must be learned first."""
 
     compares: bool = False
     """Whether it also sees, channel by channel, how what each latent adds varies with the observation; needs
