@@ -113,10 +113,12 @@ class Physics:
         """Set the drive targets: rad, and grippers from 0 (closed) to 1 (open)."""
         values = state.tolist()
         for side, arm in self._arms.items():
-            for joint, target in zip(arm.joints, values[side.joints], strict=True):
+            *joints, gripper = values[side.numbers]
+            for joint, target in zip(arm.joints, joints, strict=True):
                 joint.set_drive_target(target)
+            opening = gripper * arm.finger_travel
             for finger in arm.fingers:
-                finger.set_drive_target(values[side.gripper] * arm.finger_travel)
+                finger.set_drive_target(opening)
 
     def advance(self, steps: int) -> None:
         """Run the physics for `steps` of 1/250 s."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Float
 
@@ -28,6 +30,7 @@ def home(rng: np.random.Generator, spread: float) -> Action:
     return action
 
 
+@cache
 def action_limits() -> tuple[Float[np.ndarray, " 14"], Float[np.ndarray, " 14"]]:
     """Return the least and greatest action, in float32 so that a float32 action at a limit passes."""
     low, high = joint_limits()

@@ -54,7 +54,7 @@ class World:
         self._command = action.astype(np.float64)
         reach = speed_limits() / (CONTROL_HZ * SUBSTEPS)
         for step in range(SUBSTEPS):
-            if np.array_equal(self._target, self._command):
+            if (self._target == self._command).all():
                 self._physics.advance(SUBSTEPS - step)
                 return
             self._target = self._command.clip(self._target - reach, self._target + reach)

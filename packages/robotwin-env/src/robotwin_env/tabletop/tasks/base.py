@@ -87,10 +87,11 @@ def upright_share(pose: Float[np.ndarray, " 7"]) -> float:
 
 def point_of(pose: Float[np.ndarray, " 7"], offset: Vector3) -> Float[np.ndarray, " 3"]:
     """Return where a point of a body's frame is in the world (m)."""
-    w, axis, point = pose[3], pose[4:], np.asarray(offset)
-    turned = 2 * np.cross(axis, np.cross(axis, point) + w * point)
-    moved: Float[np.ndarray, " 3"] = pose[:3] + point + turned
-    return moved
+    x, y, z, w, i, j, k = pose.tolist()
+    a, b, c = offset
+    # The axis crossed with the point, plus w times the point: by hand, as `numpy.cross` takes 50 us for three numbers.
+    u, v, t = j * c - k * b + w * a, k * a - i * c + w * b, i * b - j * a + w * c
+    return np.array([x + a + 2 * (j * t - k * v), y + b + 2 * (k * u - i * t), z + c + 2 * (i * v - j * u)])
 
 
 def turn_between(a: Float[np.ndarray, " 7"], b: Float[np.ndarray, " 7"]) -> float:
