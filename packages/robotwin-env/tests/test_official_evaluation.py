@@ -216,6 +216,29 @@ def test_a_simulator_that_fails_twice_in_an_episode_counts_as_configured_and_is_
     assert (failure.seed, failure.outcome, failure.failure) == (lost, "env_failure", "signal")
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("stage", ["expert", "reset"])
+def test_a_seed_that_was_being_played_when_its_simulator_was_lost_counts_whatever_comes_then(tmp_path, stage, known):
+    lost = accepted(2)[1]
+    pool = SeedPool.open(tmp_path / "pools", KEY)
+    if known:
+        pool.note(lost, "ok")
+    failures = {("step", lost): [SimulatorHangError("no answer")]}
+
+    def plan(request):
+        if request.seed == lost:
+            failures.setdefault((stage, lost), [PlanFailureError("no path, this time")])  # after the first reset
+        return counting(request)
+
+    log = []
+    result = evaluate(tmp_path, [Task(failures=failures, log=log)], plan=plan, pool=pool)
+    assert [episode.seed for episode in result.episodes] == accepted(6)
+    assert [call for call, seed in log if seed == lost] == ["reset" if known else "expert", "reset"]
+    assert pool.statuses[lost] == "ok"
+    failed = {} if stage == "expert" else {lost: "plan_failure"}  # no expert is asked again
+    assert {episode.seed: episode.failure for episode in result.env_failures} == failed
+
+
 @pytest.mark.parametrize("stage", ["expert", "reset"])
 def test_a_simulator_that_is_lost_twice_before_the_policy_acts_never_changes_which_seeds_count(tmp_path, stage):
     lost = accepted(2)[1]

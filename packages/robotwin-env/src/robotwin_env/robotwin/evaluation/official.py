@@ -72,7 +72,7 @@ class TaskResult:
     rejected: Mapping[str, int]
     """Why seeds among these were dropped: status to number of seeds."""
     env_failures: tuple[SeedRecord, ...]
-    """Episodes among these whose simulator was lost, and which count as failed."""
+    """Episodes among these that a lost simulator ended, and which count as failed."""
 
     @property
     def outcomes(self) -> list[bool]:

@@ -24,7 +24,8 @@ class SeedRecord:
     expert: str
     """`ok`, `unchecked`, or why the seed was dropped (a status of `seeds.pool.STATUSES`)."""
     outcome: Literal["success", "failure", "env_failure"] | None = None
-    """Of the episode; `None` where none was played. `env_failure` where its simulator was lost twice."""
+    """Of the episode; `None` where none was played. `env_failure` where its simulator was lost twice, or once and
+    the scene then failed."""
     failure: str = ""
     """Why: `action` where the policy's actions were refused, else the status of the simulator that failed."""
     instruction: str = ""

@@ -71,24 +71,26 @@ class SeedRunner:
         """Return what came of a seed; a simulator that fails gets a second chance.
 
         One that fails twice leaves it undecided whether the seed counts, unless its expert had solved it: then the
-        episode counts, as failed.
+        episode counts, as failed. An expert that has solved the seed is not asked again, and an episode that has begun
+        counts, whatever becomes of its scene in the second attempt.
         """
         known = self._known(seed)
         if known not in ("ok", "unchecked", None):
             return SeedRecord(seed=seed, expert=known)
-        accepted = known == "ok"
+        begun = False
         for attempt in (1, 2):
             try:
                 observation, info = env.reset(seed=seed, options={"expert": known is None})
-                accepted = True
+                begun = True
                 self._learn(seed, known, "ok")
+                known = known or "ok"
                 on_accepted(seed)
-                return self._episode(env, seed, known or "ok", observation, info)
+                return self._episode(env, seed, known, observation, info)
             except SimulatorError as error:
                 log_failure(seed, attempt, error)
                 if error.lost and attempt == 1:
                     continue
-                if accepted and error.lost:
+                if begun or (known == "ok" and error.lost):
                     return SeedRecord(seed=seed, expert=known or "ok", outcome="env_failure", failure=error.status)
                 self._learn(seed, known, error.status)  # the policy had no part in it
                 return SeedRecord(seed=seed, expert=error.status)
