@@ -332,6 +332,29 @@ def test_ctrl_c_ends_an_evaluation_amid_long_resets_and_keeps_what_is_done(tmp_p
     assert not {seed for _, seed in log} & set(done)
 
 
+@pytest.mark.parametrize("stage", ["expert", "step"])
+def test_ctrl_c_amid_a_second_attempt_fails_no_episode_and_leaves_no_seed_undecided(tmp_path, interrupt, stage):
+    lost = accepted(2)[1]
+    attempts, done = [], []
+
+    class Ended(Task):
+        def _fail(self, now, seed):
+            if (now, seed) != (stage, lost):
+                return
+            attempts.append(seed)
+            if len(attempts) == 2:
+                interrupt(0.0)
+                assert self.aborted.wait(60)
+            raise SimulatorSignalError("killed")
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path, [Ended()], on_seed=lambda seed: done.append(seed.seed))
+    assert len(attempts) == 2
+    kept = json.loads((tmp_path / "record.json").read_text())["seeds"]
+    assert [seed["seed"] for seed in kept] == done == list(range(100_000, lost))
+    assert evaluate(tmp_path) == evaluate(tmp_path / "sound")
+
+
 def test_more_episodes_go_on_from_fewer(tmp_path):
     evaluate(tmp_path, protocol=replace(PROTOCOL, episodes=3))
     assert evaluate(tmp_path) == evaluate(tmp_path / "sound")

@@ -115,8 +115,7 @@ def evaluate_task(
         try:
             while (seed := queue.claim()) is not None:
                 done = runner.run(env, seed, on_accepted=queue.begin_episode)
-                queue.finish(done)
-                if on_seed is not None:
+                if queue.finish(done) and on_seed is not None:
                     on_seed(done)
         except BaseException:
             queue.stop()
@@ -209,12 +208,15 @@ class _SeedQueue:
         with self._changed:
             self._playing.add(seed)
 
-    def finish(self, seed: SeedRecord) -> None:
-        """Record a seed."""
+    def finish(self, seed: SeedRecord) -> bool:
+        """Record a seed, and say whether: once stopped, none whose simulator was lost, which stopping may have done."""
         with self._changed:
-            self._record.add(seed)
+            kept = not (self._stopped and (seed.undecided or seed.outcome == "env_failure"))
+            if kept:
+                self._record.add(seed)
             self._playing.discard(seed.seed)
             self._changed.notify_all()
+        return kept
 
     def stop(self) -> None:
         """Hand out no more."""
