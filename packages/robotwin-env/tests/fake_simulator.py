@@ -87,6 +87,13 @@ def _grow() -> None:
         time.sleep(0.01)
 
 
+_HOARD: list[np.ndarray] = []
+
+
+def _hoard() -> None:
+    _HOARD.append(np.ones(1 << 21))
+
+
 def _odd_answer() -> None:
     raise _OddAnswer
 

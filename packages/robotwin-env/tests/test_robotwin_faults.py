@@ -149,6 +149,28 @@ def test_growing_memory_ends_the_process_before_it_ends_the_machine(make_fake):
     env.reset(seed=0)
 
 
+def test_memory_that_grows_over_short_calls_is_noticed_too(make_fake):
+    env = make_fake({"reset_seconds": 0.05, "when": {"reset": "hoard"}}, memory_limit_gib=0.25)
+
+    def play():
+        for seed in range(300):
+            env.reset(seed=seed)
+
+    with pytest.raises(SimulatorMemoryError, match="over its limit"):
+        play()
+
+
+def test_short_calls_are_not_made_longer_by_looking_at_the_memory(make_fake, monkeypatch):
+    looks = []
+    env = make_fake({"step_limit": 10_000})
+    env.reset(seed=0)
+    monkeypatch.setattr(client, "resident_memory", lambda session: looks.append(session) or 0)
+    began = time.monotonic()
+    for _ in range(200):
+        act(env)
+    assert len(looks) <= 1 + (time.monotonic() - began) / client.WATCH_SECONDS
+
+
 def test_an_answer_that_cannot_be_sent_is_the_simulators_failure(make_fake):
     env = make_fake({"when": {"reset 1": "odd_answer"}})
     with pytest.raises(SimulatorExceptionError, match="cannot be written as JSON"):
