@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from robotwin_simulator.adapter import Arrays, CheckFailure, ExpertError, Info, PlanFailure, UnstableScene
+from robotwin_simulator.adapter import Arrays, CheckFailure, ExpertError, Info, PlanFailure, SetupError, UnstableScene
 
 LOW, HIGH = [*[-3.0] * 6, 0.0] * 2, [*[3.0] * 6, 1.0] * 2
 TOLERANCE = 0.02
@@ -31,6 +31,10 @@ TOLERANCE = 0.02
 
 def _unstable() -> None:
     raise UnstableScene("bottle tilted by 12 degrees")
+
+
+def _setup_error() -> None:
+    raise SetupError("TypeError: exceptions must derive from BaseException")
 
 
 def _plan_failure() -> None:

@@ -17,6 +17,7 @@ from robotwin_env.errors import (
     ActionError,
     EvaluationError,
     PlanFailureError,
+    SetupRaisedError,
     SimulatorError,
     SimulatorExceptionError,
     SimulatorHangError,
@@ -239,38 +240,38 @@ def test_a_seed_that_was_being_played_when_its_simulator_was_lost_counts_whateve
     assert {episode.seed: episode.failure for episode in result.env_failures} == failed
 
 
+@pytest.mark.parametrize("how", [SimulatorHangError, SimulatorExceptionError])
 @pytest.mark.parametrize("stage", ["expert", "reset"])
-def test_a_simulator_that_is_lost_twice_before_the_policy_acts_never_changes_which_seeds_count(tmp_path, stage):
+def test_a_simulator_that_is_lost_twice_before_the_policy_acts_never_changes_which_seeds_count(tmp_path, stage, how):
     lost = accepted(2)[1]
-    failures = {(stage, lost): [SimulatorHangError("no answer"), SimulatorHangError("no answer")]}
+    failures = {(stage, lost): [how("CUDA out of memory"), how("CUDA out of memory")]}
     pool = SeedPool.open(tmp_path / "pools", KEY)
-    with pytest.raises(EvaluationError, match=rf"lost twice on seed {lost} \(hang\)"):
+    with pytest.raises(EvaluationError, match=rf"lost twice on seed {lost} \({how.status}\)"):
         evaluate(tmp_path, [Task(failures=failures)], pool=pool)
     assert lost not in pool.statuses
     log = []
     assert evaluate(tmp_path, [Task(log=log)], pool=pool) == evaluate(tmp_path / "sound")
     assert [seed for _, seed in log] == [lost]  # all else was kept
-    failures = {(stage, lost): [SimulatorHangError("no answer"), SimulatorHangError("no answer")]}
+    failures = {(stage, lost): [how("CUDA out of memory"), how("CUDA out of memory")]}
     dropping = replace(PROTOCOL, undecided="drop")
     dropped = evaluate(tmp_path / "dropped", [Task(failures=failures)], protocol=dropping)
     assert [episode.seed for episode in dropped.episodes] == [seed for seed in accepted(7) if seed != lost]
-    assert dropped.rejected["hang"] == 1
+    assert dropped.rejected[how.status] == 1
 
 
 def test_a_lost_process_in_an_old_scan_drops_no_seed(tmp_path):
     pool = SeedPool.open(tmp_path / "pools", KEY)
-    for status, seed in zip(("hang", "memory", "signal", "exit", "listed"), accepted(5), strict=True):
+    for status, seed in zip(("hang", "memory", "signal", "exit", "exception", "listed"), accepted(6), strict=True):
         pool.note(seed, status)
     assert evaluate(tmp_path, pool=pool) == evaluate(tmp_path / "sound")
-    assert {pool.statuses[seed] for seed in accepted(5)} == {"ok"}
+    assert {pool.statuses[seed] for seed in accepted(6)} == {"ok"}
 
 
-def test_an_exception_in_both_tries_drops_the_seed_as_robotwins_script_does(tmp_path):
+def test_a_scene_that_cannot_be_built_drops_the_seed_as_robotwins_script_does(tmp_path):
     lost = accepted(2)[1]
-    errors = [SimulatorExceptionError("LinAlgError"), SimulatorExceptionError("LinAlgError")]
-    result = evaluate(tmp_path, [Task(failures={("expert", lost): errors})])
+    result = evaluate(tmp_path, [Task(failures={("expert", lost): [SetupRaisedError("LinAlgError")]})])
     assert [episode.seed for episode in result.episodes] == [seed for seed in accepted(7) if seed != lost]
-    assert result.rejected["exception"] == 1
+    assert result.rejected["setup_error"] == 1
 
 
 def test_actions_that_are_refused_are_the_policys_failure(tmp_path):

@@ -24,6 +24,7 @@ from robotwin_env.errors import (
     ExpertRaisedError,
     PlanFailureError,
     RobotwinEnvError,
+    SetupRaisedError,
     SimulatorError,
     SimulatorExceptionError,
     SimulatorExitError,
@@ -105,6 +106,7 @@ def test_a_failure_in_an_episode_is_told_by_name_and_survived(make_fake, behavio
     ("behaviour", "error"),
     [
         ("unstable", UnstableSceneError),
+        ("setup_error", SetupRaisedError),
         ("plan_failure", PlanFailureError),
         ("check_failure", CheckFailureError),
         ("expert_error", ExpertRaisedError),

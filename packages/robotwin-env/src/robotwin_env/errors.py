@@ -88,6 +88,13 @@ class UnstableSceneError(SimulatorError, SceneError):
     lost = False
 
 
+class SetupRaisedError(SimulatorError):
+    """A seed on which RoboTwin's code raises while it builds the scene."""
+
+    status = "setup_error"
+    lost = False
+
+
 class PlanFailureError(SimulatorError):
     """A seed on which the planner finds no motion where one is needed to go on."""
 
@@ -110,7 +117,7 @@ class ExpertRaisedError(SimulatorError):
 
 
 class SimulatorExceptionError(SimulatorError):
-    """An exception in the simulator's process; the message carries its traceback."""
+    """An exception in the simulator's process that says nothing of the scene; the message carries its traceback."""
 
 
 class SimulatorExitError(SimulatorError):
@@ -137,7 +144,7 @@ class SimulatorMemoryError(SimulatorError):
     status = "memory"
 
 
-SCENE_FAILURES = (UnstableSceneError, PlanFailureError, CheckFailureError, ExpertRaisedError)
+SCENE_FAILURES = (UnstableSceneError, SetupRaisedError, PlanFailureError, CheckFailureError, ExpertRaisedError)
 """What a seed's scene is to blame for; the process goes on."""
 PROCESS_FAILURES = (
     SimulatorExceptionError,

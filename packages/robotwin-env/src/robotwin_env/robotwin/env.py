@@ -38,7 +38,7 @@ from .process.actions import ActionLimits
 from .process.simulation import Simulation
 from .simulator.wire import Arrays, Fields
 
-ExpertStatus = Literal["ok", "unstable", "plan_failure", "check_failure", "expert_error"]
+ExpertStatus = Literal["ok", "unstable", "setup_error", "plan_failure", "check_failure", "expert_error"]
 _STATES = ("measured_state", "endpose")
 FRAMES_PER_SECOND = {"step": 4, "chunk": 18}
 """So that a film of one frame per action runs about as fast as the simulated time: actions of 0.02 rad take 70 physics
@@ -128,6 +128,7 @@ class RoboTwinEnv(gymnasium.Env[Observation, NDArray[Any]]):
         Raises:
             SplitError: the seed belongs to the other split.
             UnstableSceneError: the seed's scene does not come to rest.
+            SetupRaisedError: RoboTwin's code raised while it built the scene.
             PlanFailureError, CheckFailureError, ExpertRaisedError: the expert was asked for and failed.
             SimulatorError: the process failed, and is gone.
         """

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from ...atomic_file import write_json
-from ...errors import PROCESS_FAILURES, SCENE_FAILURES, SeedPoolError, SimulatorExceptionError
+from ...errors import PROCESS_FAILURES, SCENE_FAILURES, SeedPoolError
 from ...splits import Split, check_seeds, split_of
 
 VERSION = 2
@@ -29,11 +29,12 @@ STATUSES = ("ok", "listed", *(failure.status for failure in SCENE_FAILURES), *_L
 """What is known of a seed.
 
 `ok`: the expert solved it here. `listed`: somebody else's list has it, and nobody has tried it here. `unstable`: the
-scene does not come to rest. `plan_failure`, `check_failure`, `expert_error`: the expert found no motion, did not
-succeed, or raised. The others: what happened to the simulator's process.
+scene does not come to rest. `setup_error`: RoboTwin's code raised while it built the scene. `plan_failure`,
+`check_failure`, `expert_error`: the expert found no motion, did not succeed, or raised. The others: what happened to
+the simulator's process.
 """
 
-UNDECIDED = ("listed", *(status for status in _LOST if status != SimulatorExceptionError.status))
+UNDECIDED = ("listed", *_LOST)
 """Statuses that say nothing of the scene: nobody tried it, or the process was lost, twice, on the way."""
 
 

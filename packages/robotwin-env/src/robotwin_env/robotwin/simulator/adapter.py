@@ -39,6 +39,12 @@ class UnstableScene(SceneFailure):
     status = "unstable"
 
 
+class SetupError(SceneFailure):
+    """The code that builds the scene raised, which RoboTwin counts as a seed without a scene."""
+
+    status = "setup_error"
+
+
 class PlanFailure(SceneFailure):
     """The planner found no motion where one is needed to go on."""
 
@@ -67,7 +73,8 @@ class Simulator(Protocol):
     the settings' `modalities` ask for them, `depth/<camera>` `(H, W)` float32 (m along the optical axis, 0 where
     nothing is seen) and `segmentation/<camera>` `(H, W)` uint16.
 
-    Any other exception than `SceneFailure`, `SystemExit` included, ends the process after it was reported.
+    Any other exception than `SceneFailure`, `SystemExit` included, ends the process after it was reported, and decides
+    nothing of the seed.
     """
 
     def hello(self) -> Info:
@@ -122,8 +129,8 @@ class Simulator(Protocol):
             record: Path of the demonstration to write (HDF5), if the expert succeeds.
 
         Returns:
-            `status`: `ok`, `unstable`, `plan_failure`, `check_failure` or `expert_error`; `instruction`,
-            `episode_info`, `steps`, and `path` of the demonstration.
+            `status`: `ok`, `unstable`, `setup_error`, `plan_failure`, `check_failure` or `expert_error`;
+            `instruction`, `episode_info`, `steps`, and `path` of the demonstration.
         """
 
     def close(self) -> None:

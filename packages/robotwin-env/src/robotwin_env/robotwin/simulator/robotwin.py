@@ -18,7 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from .adapter import CAMERAS, Arrays, CheckFailure, ExpertError, Info, PlanFailure, SceneFailure, UnstableScene
+from .adapter import (
+    CAMERAS,
+    Arrays,
+    CheckFailure,
+    ExpertError,
+    Info,
+    PlanFailure,
+    SceneFailure,
+    SetupError,
+    UnstableScene,
+)
 from .control_loop import Counters, play_chunk
 from .demonstrations import Recorder
 from .episode_info import describe, dry_run
@@ -30,6 +40,18 @@ from .stand_ins import install_stand_ins
 _VERSIONS = ("sapien", "mplib", "toppra", "numpy", "torch", "nvidia-curobo", "open3d")
 """Packages that decide how a scene behaves."""
 _SCENE_PARTS = ("scene", "cameras", "renderer", "engine", "viewer", "point_light_lst", "direction_light_lst", "now_obs")
+_RAISED_BY_CODE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    TypeError,
+    ValueError,
+    np.linalg.LinAlgError,
+)
+"""What Python code raises on a scene's own values (`raise "Actor create limit!"`, as two tasks have it, is a
+`TypeError`); devices, drivers, memory and missing files raise other things, on any scene."""
 
 
 def make_simulator(settings: Mapping[str, Any]) -> RoboTwinSimulator:
@@ -220,8 +242,10 @@ class RoboTwinSimulator:
             self._env.setup_demo(**self._setup_arguments(seed, changes))
         except self._unstable as error:
             raise UnstableScene(str(error)) from error
-        except BaseException:
+        except BaseException as error:
             self._drop()  # a robot without its planner would be taken for a whole one
+            if isinstance(error, _RAISED_BY_CODE):
+                raise SetupError(f"the scene of seed {seed} raised {type(error).__name__}: {error}") from error
             raise
         show_only(self._env, [CAMERAS[name] for name in self._cameras])
         return self._env
