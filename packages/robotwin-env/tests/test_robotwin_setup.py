@@ -90,6 +90,25 @@ def test_what_a_machine_raises_is_no_fact_about_the_scene(simulator: Make, error
         simulator(setup=error).expert(3, record=None)
 
 
+@pytest.mark.parametrize("error", [*OF_THE_CODE, RuntimeError("no path"), SystemExit()], ids=repr)
+def test_an_expert_that_raises_is_one_that_fails_as_in_robotwins_script(simulator: Make, error: BaseException) -> None:
+    assert simulator(expert=error).expert(3, record=None)["status"] == "expert_error"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: unspecified"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+def test_a_gpu_that_gives_out_amid_an_experts_plan_is_no_experts_failure(simulator: Make, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        simulator(expert=error).expert(3, record=None)
+
+
 def test_a_task_whose_set_up_raised_is_made_anew(simulator: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = simulator(setup=ValueError())
     assert made.expert(3, record=None)["status"] == "setup_error"

@@ -11,6 +11,7 @@ import copy
 import gc
 import importlib
 import importlib.metadata
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,8 @@ _RAISED_BY_CODE = (
 )
 """What Python code raises on a scene's own values (`raise "Actor create limit!"`, as two tasks have it, is a
 `TypeError`); devices, drivers, memory and missing files raise other things, on any scene."""
+_OF_THE_DEVICE = re.compile(r"CUDA|out of memory|DeviceLost|vk::")
+"""In the messages of torch, warp and SAPIEN where a GPU gives out; RoboTwin's own never hold it."""
 
 
 def make_simulator(settings: Mapping[str, Any]) -> RoboTwinSimulator:
@@ -199,6 +202,8 @@ class RoboTwinSimulator:
         try:
             result = env.play_once()
         except (Exception, SystemExit) as error:
+            if isinstance(error, MemoryError) or _OF_THE_DEVICE.search(str(error)):
+                raise
             raise ExpertError(f"the expert of seed {seed} raised {type(error).__name__}: {error}") from error
         if not env.plan_success:
             raise PlanFailure(f"the planner found no path for the expert of seed {seed}.")
