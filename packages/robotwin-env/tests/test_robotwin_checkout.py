@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -94,6 +95,26 @@ def test_a_copy_inside_another_repository_is_known_by_its_files_and_never_by_tha
         assert commit(root) == alone
     (root / "envs" / "lift_pot.py").write_text("edited\n")
     assert commit(root) != alone
+
+
+def test_a_git_hook_around_this_process_lends_its_commit_to_no_checkout(checkout, tmp_path, monkeypatch):
+    root, _ = checkout
+    alone = commit(root)
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    git(outer, "init", "-q")
+    git(outer, "commit", "-q", "--allow-empty", "-m", "outer")
+    clone = tmp_path / "clone"
+    git(tmp_path, "init", "-q", "clone")
+    shutil.copytree(root, clone, dirs_exist_ok=True)
+    git(clone, "add", ".")
+    git(clone, "commit", "-q", "-m", "all")
+    head = git(clone, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(outer / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(outer / ".git" / "index"))
+    for tree in (root, clone):
+        monkeypatch.setenv("GIT_WORK_TREE", str(tree))
+        assert commit(tree) == (head if tree == clone else alone)
 
 
 EXPERT = """
