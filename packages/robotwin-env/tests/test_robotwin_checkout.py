@@ -85,6 +85,26 @@ def test_the_commit_is_that_of_the_code_even_behind_links(checkout, tmp_path):
     assert all(edit.startswith(f"{head}+") for edit in edits)
 
 
+def test_a_task_of_ones_own_that_git_does_not_know_yet_is_an_edit(checkout):
+    root, _ = checkout
+    git(root, "init", "-q")
+    (root / ".gitignore").write_text("__pycache__/\n")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "all")
+    head = git(root, "rev-parse", "HEAD")
+    for name in ("envs/__pycache__/lift_pot.py", "envs/curobo/src/curobo/geom.py", "envs/notes.txt", "own.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("of no task\n")
+    assert commit(root) == head
+    added = set()
+    for name in ("envs/own_task.py", "description/task_instruction/own_task.json"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("{}\n")
+        added.add(commit(root))
+    assert len(added) == 2
+    assert all(name.startswith(f"{head}+") for name in added)
+
+
 def test_a_copy_inside_another_repository_is_known_by_its_files_and_never_by_that_repository(checkout, tmp_path):
     root, _ = checkout
     alone = commit(root)

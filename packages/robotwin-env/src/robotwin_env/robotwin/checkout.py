@@ -18,6 +18,7 @@ _CONFIG_FOLDERS: dict[Layout, str] = {"current": "env_cfg/task_config", "former"
 _SCRIPT_FOLDERS: dict[Layout, str] = {"current": "scripts", "former": "script"}
 _TASK_CLASS = re.compile(r"^class (\w+)\(\s*Base_Task\s*\)", re.MULTILINE)
 _OWN_CODE = ("envs", "description")
+_KINDS = ("*.py", "*.json")
 _PLANNER = "curobo"
 """Cloned into `envs` by RoboTwin's installer."""
 
@@ -91,9 +92,9 @@ class Checkout:
         """Name RoboTwin's code: the git commit, and a digest of the files wherever that does not say all.
 
         Returns:
-            The commit of a clean clone; `<commit>+<digest>` where RoboTwin's own code is edited; `files-<digest>` where
-            git does not know it, as of a copy inside another repository. A folder that links to a checkout's `envs`
-            has the commit of that checkout.
+            The commit of a clean clone; `<commit>+<digest>` where RoboTwin's own code is edited, or a file was added to
+            it that git is not told to ignore; `files-<digest>` where git does not know it, as of a copy inside another
+            repository. A folder that links to a checkout's `envs` has the commit of that checkout.
         """
         code = (self.root / "envs").resolve().parent
         top = _git(code, "rev-parse", "--show-toplevel")
@@ -101,7 +102,10 @@ class Checkout:
         if head is None or top is None or Path(top).resolve() != code:
             return f"files-{_digest(code)}"
         edited = _git(code, "status", "--porcelain", "--untracked-files=no", "--", *_OWN_CODE)
-        return f"{head}+{_digest(code)}" if edited else head
+        own = [f":(glob){folder}/**/{kind}" for folder in _OWN_CODE for kind in _KINDS]
+        others = f":(exclude,glob)**/{_PLANNER}/**"
+        added = _git(code, "ls-files", "--others", "--exclude-standard", "--", *own, others)
+        return f"{head}+{_digest(code)}" if edited or added else head
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -126,7 +130,7 @@ def _digest(code: Path) -> str:
     files = {
         path
         for folder in _OWN_CODE
-        for kind in ("*.py", "*.json")
+        for kind in _KINDS
         for path in (code / folder).rglob(kind)
         if _PLANNER not in path.relative_to(code).parts
     }

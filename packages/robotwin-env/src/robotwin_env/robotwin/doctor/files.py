@@ -41,7 +41,7 @@ def check_code(checkout: Checkout) -> Iterator[Finding]:
         found = f"{commit}, a digest of its files; git does not know this folder"
         yield Finding(level="note", subject="commit", found=found, remedy="clone with git, so that results name it")
     elif "+" in commit:
-        edited = f"{commit}: `envs` or `description` are edited"
+        edited = f"{commit}: `envs` or `description` are edited or added to"
         yield Finding(
             level="note", subject="commit", found=edited, remedy="commit the edits, so that results name them"
         )
