@@ -116,6 +116,16 @@ def test_the_hash_tells_scenes_apart_and_nothing_else(collect: Collect) -> None:
     assert collect({"camera": {"head_camera_type": "L515", "wrist_camera_type": "L515"}}).config_hash != same
 
 
+@pytest.mark.parametrize(("camera", "told"), [("D435", True), ("L515", True), ("Large_D435", False)])
+def test_the_hash_tells_what_cameras_see_apart(checkout: Checkout, collect: Collect, camera: str, told: bool) -> None:
+    same = collect().config_hash
+    file = checkout.configs / "_camera_config.yml"
+    types = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**types, camera: {"w": 320, "h": 240, "fovy": 60}}))
+    assert (collect().config_hash != same) == told
+    assert collect().config_hash == collect(cameras=(), render="none").config_hash
+
+
 def test_what_is_missing_is_refused_by_name(checkout: Checkout, collect: Collect) -> None:
     camera = {"head_camera_type": "D435", "wrist_camera_type": "D435", "collect_head_camera": False}
     for told, changes in {

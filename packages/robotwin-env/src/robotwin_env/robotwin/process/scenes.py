@@ -54,7 +54,7 @@ class SceneArguments:
     action_high: list[float]
     step_limit: int
     config_hash: str
-    """Of everything that decides which scene a seed gives, the split's textures among it."""
+    """Of everything that decides which scene a seed gives, the split's textures among it, and what its cameras see."""
     instructions: Phrasing
 
 
@@ -77,14 +77,15 @@ def collect_arguments(checkout: Checkout, config: RoboTwinConfig) -> SceneArgume
     }
     values.update(task_name=config.task, render_freq=0, eval_mode=config.split == "eval", save_data=False)
     arms = [_arm_limits(values, side, checkout.root) for side in ("left", "right")]
+    types = read_yaml(checkout.configs / "_camera_config.yml")
     return SceneArguments(
         values=values,
         embodiment=embodiment,
-        cameras={name: _camera_size(values, checkout, CAMERAS[name]) for name in config.cameras},
+        cameras={name: _camera_size(values, types, CAMERAS[name]) for name in config.cameras},
         action_low=[limit for arm in arms for limit in (*(low for low, _ in arm), 0.0)],
         action_high=[limit for arm in arms for limit in (*(high for _, high in arm), 1.0)],
         step_limit=config.max_steps or checkout.step_limits().get(config.task, _UNKNOWN_LIMIT),
-        config_hash=_config_hash(values),
+        config_hash=_config_hash(values, types),
         instructions=_instructions(config, values),
     )
 
@@ -143,7 +144,7 @@ def _robot_folder(name: str, checkout: Checkout) -> str:
     return folder
 
 
-def _camera_size(values: Mapping[str, Any], checkout: Checkout, camera: str) -> tuple[int, int]:
+def _camera_size(values: Mapping[str, Any], types: Mapping[str, Any], camera: str) -> tuple[int, int]:
     section = values["camera"]
     wrist = camera in ("left_camera", "right_camera")
     collected = section.get("collect_wrist_camera" if wrist else "collect_head_camera", True)
@@ -153,7 +154,6 @@ def _camera_size(values: Mapping[str, Any], checkout: Checkout, camera: str) -> 
     kind = section["wrist_camera_type"] if wrist else section["head_camera_type"]
     if camera == "front_camera":
         kind = static[camera]["type"]
-    types: dict[str, Any] = dict(read_yaml(checkout.configs / "_camera_config.yml"))
     if kind not in types:
         raise CheckoutError(f"`{camera}` is of type `{kind}`, which `_camera_config.yml` does not list.")
     return int(types[kind]["h"]), int(types[kind]["w"])
@@ -174,9 +174,12 @@ def _arm_limits(values: Mapping[str, Any], side: str, root: Path) -> list[tuple[
     return limits
 
 
-def _config_hash(values: Mapping[str, Any]) -> str:
-    """Hash what decides scenes: all but bookkeeping, what is shown, and where the files lie."""
+def _config_hash(values: Mapping[str, Any], types: Mapping[str, Any]) -> str:
+    """Hash what decides scenes and their cameras: all but bookkeeping, what is shown, and where the files lie."""
     decisive = {
         key: value for key, value in values.items() if key not in _IRRELEVANT and not key.endswith("_robot_file")
     }
+    static = [camera.get("type") for camera in values["left_embodiment_config"].get("static_camera_list", [])]
+    used = {values["camera"].get("head_camera_type"), values["camera"].get("wrist_camera_type"), *static}
+    decisive["camera_types"] = {str(kind): types.get(kind) for kind in used}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
