@@ -60,10 +60,11 @@ def solvable(seed):
 class Task:
     """An environment whose seeds say what happens: the policy succeeds on its third chunk where a seed is solvable."""
 
-    def __init__(self, *, delay=None, failures=None, log=None):
+    def __init__(self, *, delay=None, failures=None, log=None, wordless=()):
         self.delay = delay or (lambda seed: 0.0)
         self.failures = {} if failures is None else failures  # (stage, seed) to exceptions still to raise; shared
         self.log = [] if log is None else log
+        self.wordless = wordless  # seeds whose words the expert tells while it moves alone
         self.seed = None
         self.aborted = threading.Event()
 
@@ -86,7 +87,10 @@ class Task:
                 raise SCENE_FAILURES[expert_status(seed)]("the scene")
         self._fail("reset", seed)
         self.seed, self.chunks = seed, 0
-        return self._observation(), {"instruction": f"solve {seed}"}
+        if seed in self.wordless and not expert:
+            problem = "the expert's code, run without motions, raised KeyError"
+            return self._observation(), {"instruction": "t", "instruction_problem": problem, "episode_info": {}}
+        return self._observation(), {"instruction": f"solve {seed}", "episode_info": {"{A}": "cup"}}
 
     def step_chunk(self, actions, *, record_every=None):
         self._fail("step", self.seed)
@@ -400,6 +404,36 @@ def test_a_pool_spares_the_expert_and_learns_from_it(tmp_path):
     assert len(tried) == result.tried - 2
     saved = SeedPool.open(tmp_path, KEY)
     assert {seed: saved.statuses[seed] for seed in tried} == {seed: expert_status(seed) for seed in tried}
+
+
+def test_words_that_only_a_moving_expert_tells_are_had_from_it_though_the_pool_spares_it(tmp_path):
+    pool = SeedPool.open(tmp_path, KEY)
+    first, second = accepted(2)
+    for seed in (first, second):
+        pool.note(seed, "ok")
+    failures = {("expert", second): [PlanFailureError("no path, this time")]}
+    heard = []
+
+    def plan(request):
+        heard.append((request.seed, request.instruction))
+        return np.zeros((2, 14))
+
+    env = Task(wordless=(first, second), failures=failures)
+    result = evaluate(tmp_path, [env], plan=plan, pool=pool)
+    assert [episode.seed for episode in result.episodes] == accepted(6)
+    assert dict(heard)[first] == f"solve {first}"
+    assert dict(heard)[second] == "t"
+    assert [bool(episode.instruction_problem) for episode in result.episodes] == [False, True, *[False] * 4]
+    assert pool.statuses[second] == "ok"
+
+
+def test_without_the_experts_check_no_expert_is_run_for_its_words(tmp_path):
+    log = []
+    env = Task(wordless=range(100_000, 100_010), log=log)
+    unchecked = replace(PROTOCOL, expert_check=False)
+    result = evaluate(tmp_path, [env], plan=lambda _: np.zeros((2, 14)), protocol=unchecked)
+    assert {call for call, _ in log} == {"reset"}
+    assert all("KeyError" in episode.instruction_problem for episode in result.episodes)
 
 
 def test_protocols_that_cannot_be_are_refused(tmp_path):

@@ -29,6 +29,8 @@ class SeedRecord:
     failure: str = ""
     """Why: `action` where the policy's actions were refused, else the status of the simulator that failed."""
     instruction: str = ""
+    instruction_problem: str = ""
+    """Why RoboTwin had no words for the episode, so that the task's name was its instruction; empty where it had."""
     steps: int = 0
     """Actions played."""
 

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,7 +81,7 @@ class SeedRunner:
         begun = False
         for attempt in (1, 2):
             try:
-                observation, info = env.reset(seed=seed, options={"expert": known is None})
+                observation, info = _reset(env, seed, known)
                 begun = True
                 self._learn(seed, known, "ok")
                 known = known or "ok"
@@ -113,6 +114,10 @@ class SeedRunner:
 
     def _episode(self, env: EvaluatedEnv, seed: int, expert: str, observation: Observation, info: Info) -> SeedRecord:
         instruction = str(info["instruction"])
+        problem = str(info.get("instruction_problem", ""))
+        if problem:
+            _log.warning("seed %d is played as `%s`: %s", seed, instruction, problem)
+        played = partial(SeedRecord, seed=seed, expert=expert, instruction=instruction, instruction_problem=problem)
         chunks = steps = 0
         while True:
             request = PlanRequest(observation=observation, instruction=instruction, seed=seed, chunk=chunks, step=steps)
@@ -121,15 +126,24 @@ class SeedRunner:
                 outcome = env.step_chunk(actions)
             except ActionError as error:
                 _log.warning("seed %d: the policy's actions were refused: %s", seed, error)
-                return SeedRecord(
-                    seed=seed, expert=expert, outcome="failure", failure="action", instruction=instruction, steps=steps
-                )
+                return played(outcome="failure", failure="action", steps=steps)
             observation, chunks, steps = outcome.observation, chunks + 1, steps + outcome.executed
             if outcome.terminated or outcome.truncated:
-                return SeedRecord(
-                    seed=seed,
-                    expert=expert,
-                    outcome="success" if outcome.terminated else "failure",
-                    instruction=instruction,
-                    steps=steps,
-                )
+                return played(outcome="success" if outcome.terminated else "failure", steps=steps)
+
+
+def _reset(env: EvaluatedEnv, seed: int, known: str | None) -> tuple[Observation, Info]:
+    """Start an episode, after the expert unless it is known what that makes of the seed.
+
+    An expert whose code tells an episode's objects only while it moves is run for them too. Should it fail this time,
+    the episode goes by its task's name: that it has solved the seed is known.
+    """
+    observation, info = env.reset(seed=seed, options={"expert": known is None})
+    if known != "ok" or "instruction_problem" not in info or info.get("episode_info"):
+        return observation, info
+    try:
+        return env.reset(seed=seed, options={"expert": True})
+    except SimulatorError as error:
+        if error.lost:
+            raise
+        return env.reset(seed=seed, options={"expert": False})
