@@ -318,6 +318,28 @@ def test_a_pool_tells_which_simulator_failed_how_and_goes_on(fake_simulator):
         assert len(pool.step_chunk({slot: np.zeros((2, 14)) for slot in range(3)})) == 3
 
 
+@pytest.mark.parametrize("how", [{"threads": True}, {"workers": 1}])
+def test_a_pool_keeps_the_process_of_a_seed_without_a_scene_and_of_an_action_that_was_refused(fake_simulator, how):
+    script = json.dumps({"when": {"reset 1": "unstable", "reset 3": "exception"}})
+    config = RoboTwinConfig(root=fake_simulator.parent, simulator=fake_simulator, variables={"FAKE_SIMULATOR": script})
+
+    def start(seed):
+        info = pool.reset({0: Job(spec=config, seed=seed)})[0][1]
+        return info["starts"], info["episode_info"]["resets"]
+
+    with EnvironmentPool(RoboTwinEnv, num_envs=1, **how) as pool:
+        assert start(0) == (1, 1)
+        with pytest.raises(PoolError, match="UnstableSceneError"):
+            start(1)
+        assert start(2) == (1, 3)
+        with pytest.raises(PoolError, match="ActionError"):
+            pool.step_chunk({0: np.full((1, 14), np.nan)})
+        assert start(4) == (1, 4)
+        with pytest.raises(PoolError, match="ZeroDivisionError"):
+            start(3)
+        assert start(5)[1] == 1
+
+
 def test_one_policy_answers_all_simulators_that_wait(make_fake):
     policy = CountedPolicy()
     plan = BatchedCalls(policy, max_batch=3, max_wait=5.0)

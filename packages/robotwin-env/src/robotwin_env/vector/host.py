@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SimulatorError, VectorEnvError
+from ..errors import ActionError, SimulatorError, VectorEnvError
 
 Spec = TypeVar("Spec")
 Outcome_co = TypeVar("Outcome_co", covariant=True)
@@ -90,14 +90,18 @@ class Host(Generic[Spec]):
         self._envs: dict[int, tuple[Spec, ChunkEnv[Any]]] = {}
 
     def serve(self, requests: list[Request]) -> Iterator[Answer]:
-        """Carry out requests in order; an environment that raises is dropped and answers with its failure."""
+        """Carry out requests in order; an environment that raises answers with its failure.
+
+        It is dropped, unless the error says that it is sound: an action that was refused, a seed without a scene.
+        """
         for request in requests:
             try:
                 result = self._reset(request.index, request.job) if request.job else self._call(request)
                 answer: bytes | EnvFailure = pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL)
             except Exception as error:  # becomes a PoolError in the process that asked
                 answer = failure(request, error)
-                self._drop(request.index)
+                if not (isinstance(error, ActionError) or (isinstance(error, SimulatorError) and not error.lost)):
+                    self._drop(request.index)
             yield request.index, answer
 
     def close(self) -> None:
