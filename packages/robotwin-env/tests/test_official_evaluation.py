@@ -373,6 +373,17 @@ def test_a_record_of_another_policy_is_refused(tmp_path):
         evaluate(tmp_path, protocol=replace(PROTOCOL, expert_check=False))
 
 
+def test_two_evaluations_never_write_one_record(tmp_path):
+    def plan(request):
+        if request.seed == accepted(1)[0]:
+            with pytest.raises(EvaluationError, match=r"another evaluation is writing .*record\.json"):
+                evaluate(tmp_path)
+            evaluate(tmp_path / "elsewhere")
+        return counting(request)
+
+    assert evaluate(tmp_path, plan=plan) == evaluate(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"version": 1}', '{"version": 2, "identity": {}, "seeds": []}'])
 def test_a_damaged_record_is_refused_by_name(tmp_path, content):
     (tmp_path / "record.json").write_text(content)

@@ -18,7 +18,7 @@ from typing import Literal
 from ...errors import EvaluationError
 from ...splits import EVALUATION_SEEDS
 from ..seeds.pool import SeedPool
-from .record import EvaluationRecord, SeedRecord
+from .record import EvaluationRecord, SeedRecord, held
 from .seed_runner import EvaluatedEnv, Plan, SeedRunner
 
 
@@ -103,13 +103,25 @@ def evaluate_task(
         on_seed: Called with every seed that is done.
 
     Raises:
-        EvaluationError: too few seeds are accepted, or the record belongs to something else.
+        EvaluationError: too few seeds are accepted, the record belongs to something else, or another evaluation is
+            writing it.
     """
     if not envs:
         raise EvaluationError("there is no simulator; at least one is needed.")
-    kept = EvaluationRecord(record, {**identity, "expert_check": protocol.expert_check})
-    queue = _SeedQueue(protocol, kept)
     runner = SeedRunner(plan, expert_check=protocol.expert_check, pool=pool)
+    with held(record):
+        kept = EvaluationRecord(record, {**identity, "expert_check": protocol.expert_check})
+        _play(envs, runner, _SeedQueue(protocol, kept), on_seed)
+    return summarise(protocol, kept.seeds)
+
+
+def _play(
+    envs: Sequence[EvaluatedEnv],
+    runner: SeedRunner,
+    queue: _SeedQueue,
+    on_seed: Callable[[SeedRecord], None] | None,
+) -> None:
+    """Play what the queue hands out, with a thread per environment."""
 
     def work(env: EvaluatedEnv) -> None:
         try:
@@ -130,7 +142,6 @@ def evaluate_task(
             for env in envs:
                 env.abort()
             raise
-    return summarise(protocol, kept.seeds)
 
 
 def summarise(protocol: OfficialProtocol, seeds: Mapping[int, SeedRecord]) -> TaskResult:

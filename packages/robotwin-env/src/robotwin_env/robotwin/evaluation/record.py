@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Literal
 
 from ...atomic_file import write_json
 from ...errors import EvaluationError
+from ...optional import required
 from ..seeds.pool import UNDECIDED
 
 VERSION = 1
@@ -43,6 +45,26 @@ class SeedRecord:
     def success(self) -> bool:
         """Whether the policy solved it."""
         return self.outcome == "success"
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep a record to one evaluation: two would write over one another's seeds.
+
+    Raises:
+        EvaluationError: another one has it, of this process or of another on this machine.
+        MissingPackageError: the system has no locks of files.
+    """
+    fcntl = required("fcntl", extra="robotwin")  # not on every system
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EvaluationError(
+                f"another evaluation is writing {path}; wait until it ends, or evaluate to another place."
+            ) from None
+        yield
 
 
 class EvaluationRecord:
