@@ -394,6 +394,18 @@ def test_a_call_can_be_ended_from_another_thread_and_none_follows(make_fake):
     assert env.reset(seed=1)[1]["starts"] == 2
 
 
+def test_a_process_that_is_given_up_while_it_is_aborted_is_no_error(make_fake, monkeypatch):
+    env = make_fake({})
+    env.reset(seed=0)
+    process = env.simulation._process
+    looks = iter([process])
+    given_up = property(lambda simulation: next(looks, None), lambda simulation, value: None)
+    monkeypatch.setattr(type(env.simulation), "_process", given_up, raising=False)
+    env.abort()
+    monkeypatch.undo()
+    assert gone(process.pid)
+
+
 EVALUATION = """
 import json, sys
 from pathlib import Path

@@ -99,8 +99,9 @@ class Simulation:
         """End the process from another thread; the call that waits for it fails, and no other starts before `close`."""
         with self._starting:
             self._aborted = True
-            if self._process is not None:
-                self._process.interrupt()
+            process = self._process  # which the thread that waits for it may give up meanwhile
+            if process is not None:
+                process.interrupt()
 
     def close(self) -> None:
         """End the process."""
