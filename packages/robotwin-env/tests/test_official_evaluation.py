@@ -360,6 +360,24 @@ def test_ctrl_c_amid_a_second_attempt_fails_no_episode_and_leaves_no_seed_undeci
     assert evaluate(tmp_path) == evaluate(tmp_path / "sound")
 
 
+@pytest.mark.parametrize("stubborn", [0, 1])
+def test_a_simulator_that_cannot_be_aborted_spares_no_other(tmp_path, interrupt, caplog, stubborn):
+    class Stubborn(Task):
+        def abort(self):
+            super().abort()
+            raise OSError("no such process")
+
+    kinds = [Stubborn if place == stubborn else Task for place in range(2)]
+    envs = [kind(delay=lambda seed: 40.0) for kind in kinds]
+    interrupt(0.5)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path, envs)
+    assert time.monotonic() - began < 30.0
+    assert "OSError: no such process" in caplog.text
+    assert all(env.aborted.is_set() for env in envs)
+
+
 def test_more_episodes_go_on_from_fewer(tmp_path):
     evaluate(tmp_path, protocol=replace(PROTOCOL, episodes=3))
     assert evaluate(tmp_path) == evaluate(tmp_path / "sound")

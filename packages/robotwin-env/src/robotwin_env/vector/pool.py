@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from numpy.typing import NDArray
 
+from ..aborting import abort_each
 from ..errors import VectorEnvError
 from .host import Answer, ChunkEnv, EnvFailure, Host, Job, Request, play_chunk
 from .worker_client import Worker, pack
@@ -264,8 +265,8 @@ class EnvironmentPool(Generic[Spec, Outcome]):
             for request in requests:
                 lost = EnvFailure(index=request.index, seed=request.seed, reason=_INTERRUPTED, status="interrupted")
                 self._failures[request.index] = lost
-                if self._threads:
-                    self._hosts[request.index].abort()
+            if self._threads:
+                abort_each(self._hosts[request.index].abort for request in requests)
             raise
 
     def _collect(self, waiting: dict[int, list[Request]]) -> list[Answer]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...aborting import abort_each
 from ...errors import EvaluationError
 from ...splits import EVALUATION_SEEDS
 from ..seeds.pool import SeedPool
@@ -139,8 +140,7 @@ def _play(
                 worker.result()
         except BaseException:  # Ctrl-C arrives here, while the simulators play
             queue.stop()
-            for env in envs:
-                env.abort()
+            abort_each(env.abort for env in envs)
             raise
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from ...aborting import abort_each
 from ...errors import RobotwinEnvError, SeedPoolError
 from ...robotwin50 import STEP_LIMITS
 from ...splits import FIRST_SEEDS, Split, split_of
@@ -76,13 +77,8 @@ def scan_task(
 
 
 def abort_all(envs: Sequence[RoboTwinEnv]) -> Callable[[], None]:
-    """Return what ends all that environments do."""
-
-    def abort() -> None:
-        for env in envs:
-            env.abort()
-
-    return abort
+    """Return what ends all that environments do; one that cannot be ended spares no other."""
+    return lambda: abort_each(env.abort for env in envs)
 
 
 def _say(text: str) -> None:
