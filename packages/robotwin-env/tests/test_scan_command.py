@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from robotwin_env.robotwin.seeds import command as scan_command
 from robotwin_env.robotwin.seeds.command import add_import_arguments, add_scan_arguments, run_import, run_scan
 
 SIMULATOR = Path(__file__).with_name("fake_simulator.py")
@@ -89,6 +90,22 @@ def test_what_cannot_be_done_is_said_in_a_line(command, tmp_path, capsys):
     assert "none.json" in capsys.readouterr().err
     assert command(add_scan_arguments, run_scan, "--task", "no such task") == 1
     assert capsys.readouterr().err.startswith("error: `task` is `no such task`")
+
+
+def test_ctrl_c_ends_a_scan_with_a_sentence_and_keeps_what_was_found(command, tmp_path, capsys, monkeypatch, interrupt):
+    monkeypatch.setenv("FAKE_SIMULATOR", json.dumps({"when": {"expert 100002": "hang"}}))
+    show = scan_command._say_seed
+
+    def interrupt_after_two(task, seed, status):
+        show(task, seed, status)
+        if seed == 100_001:
+            interrupt(0.5)
+
+    monkeypatch.setattr(scan_command, "_say_seed", interrupt_after_two)
+    assert command(add_scan_arguments, run_scan, "--task", "click_bell", "--count", 3) == 130
+    complaint = capsys.readouterr().err
+    assert complaint == "interrupted; what was found is kept, and the same command goes on from there.\n"
+    assert pools(tmp_path)["click_bell"]["seeds"] == {"100000": "ok", "100001": "ok"}
 
 
 def test_a_task_without_enough_seeds_is_named_and_the_others_are_scanned(command, tmp_path, capsys, monkeypatch):

@@ -109,12 +109,15 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_scan(arguments: argparse.Namespace) -> int:
-    """Scan every named task; 0 if enough seeds were found for all."""
+    """Scan every named task; 0 if enough seeds were found for all, 130 where Ctrl-C ended it."""
     try:
         missing = [config.task for config in _configs(arguments) if not _scan_one(config, arguments)]
     except RobotwinEnvError as error:
         _complain(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        _complain("interrupted; what was found is kept, and the same command goes on from there.")
+        return 130  # as a shell says of SIGINT
     return 1 if missing else 0
 
 
