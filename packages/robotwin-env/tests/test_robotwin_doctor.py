@@ -28,6 +28,7 @@ HEALTHY = {
     "import sapien": {"file": "sapien/__init__.py"},
     "import mplib": {"file": "mplib/__init__.py"},
     "import curobo": {"file": "curobo/__init__.py"},
+    "import panda3d.core": {"file": "panda3d/core.so"},
     "render default": {"red": 0.6},
     "render rt": {"red": 0.6},
 }
@@ -131,6 +132,13 @@ def test_a_healthy_machine_passes_every_check(machine):
         ({"import curobo": {"error": "RuntimeError: no driver"}}, "cuRobo", "note", "0.7.8"),
         ({"render rt": "crash"}, "renderer `rt`", "note", "status -9"),
         ({"render default": {"error": "RuntimeError: no device"}}, "renderer `default`", "note", "no device"),
+        (
+            {"versions": {**HEALTHY["versions"], "packages": {**PACKAGES, "panda3d": None}}},
+            "renderer `panda3d`",
+            "note",
+            "not installed -> tasks of boxes are drawn without a driver",
+        ),
+        ({"import panda3d.core": {"error": "ImportError: libGL"}}, "renderer `panda3d`", "note", "libGL"),
     ],
 )
 def test_what_the_interpreter_lacks_is_told_with_a_remedy(machine, answers, subject, level, told):

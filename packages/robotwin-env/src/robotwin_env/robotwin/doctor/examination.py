@@ -101,6 +101,7 @@ def _interpreter(python: str, config: RoboTwinConfig) -> Iterator[Finding]:
             yield Finding(level="fail", subject=f"import {module}", found=answer["error"], remedy=remedy)
     yield from _optional(python, config, told["packages"])
     yield from _rendering(python, config)
+    yield _software(python, config, told["packages"]["panda3d"])
 
 
 def _packages(packages: Mapping[str, str | None]) -> Iterator[Finding]:
@@ -167,6 +168,14 @@ def _rendering(python: str, config: RoboTwinConfig) -> Iterator[Finding]:
             yield Finding(level="note", subject=f"renderer `{shader}`", found=answer["error"], remedy=remedy)
         else:
             yield Finding(level="ok", subject=f"renderer `{shader}`", found="draws")
+
+
+def _software(python: str, config: RoboTwinConfig, version: str | None) -> Finding:
+    answer = {"error": "not installed"} if version is None else _ask(python, config, "import", "panda3d.core")
+    if "error" in answer:
+        remedy = 'tasks of boxes are drawn without a driver by `render="panda3d"`; `pip install panda3d` there for it'
+        return Finding(level="note", subject="renderer `panda3d`", found=answer["error"], remedy=remedy)
+    return Finding(level="ok", subject="renderer `panda3d`", found=str(version))
 
 
 def start_task(config: RoboTwinConfig) -> Finding:

@@ -32,6 +32,7 @@ DISTRIBUTIONS = (
     "opencv-python-headless",
     "torch",
     "open3d",
+    "panda3d",
     "nvidia_curobo",
     "warp-lang",
     "setuptools",
