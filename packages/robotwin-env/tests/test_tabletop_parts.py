@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robotwin_env.tabletop import MovingPart, SceneObject, box
+from robotwin_env.tabletop import MovingPart, SceneObject, box, sphere
 from robotwin_env.tabletop._sapien import Physics
 
 pytestmark = pytest.mark.sim
@@ -98,6 +98,19 @@ def test_an_object_with_parts_can_be_pushed_about_unless_it_is_fixed(build: Buil
     assert held.pose("thing")[0] == pytest.approx(0.1, abs=1e-6)
     assert loose.pose("thing")[0] > 0.11
     assert loose.pose("lid")[0] - held.pose("lid")[0] == pytest.approx(loose.pose("thing")[0] - 0.1, abs=0.02)
+
+
+def test_a_ball_lies_on_its_radius_and_rolls_on_where_a_block_stops() -> None:
+    block = SceneObject(name="block", shapes=(BLOCK,), position=(0.0, 0.1), velocity=(0.5, 0.0, 0.0))
+    ball = replace(block, name="ball", shapes=(sphere(0.025, GREY),), position=(0.0, -0.1), height=0.025)
+    physics = Physics((block, ball), TABLE, 0.0)
+    physics.start_moving((block, ball))
+    physics.advance(125)
+    rolled, slid = physics.pose("ball"), physics.pose("block")
+    assert rolled[2] == pytest.approx(0.025, abs=1e-3)
+    assert rolled[0] == pytest.approx(5 / 7 * 0.5 * 0.5, rel=0.1)  # of what slides, five sevenths roll on
+    assert slid[0] < 0.05
+    physics.close()
 
 
 def test_equal_looks_may_hide_different_weights() -> None:

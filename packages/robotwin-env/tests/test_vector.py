@@ -11,7 +11,7 @@ import pytest
 
 from robotwin_env.errors import RobotwinEnvError, VectorEnvError
 from robotwin_env.tabletop import TabletopConfig, TabletopEnv
-from robotwin_env.vector import EnvironmentPool, Job, PoolError
+from robotwin_env.vector import EnvironmentPool, Job, PoolError, worker_client
 from robotwin_env.vector.worker_client import Worker
 
 WALKS = '''
@@ -357,3 +357,12 @@ def test_a_worker_that_is_killed_while_it_starts_is_no_mistake_of_the_caller():
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(VectorEnvError, match="killed by signal 9 while it started, perhaps for want of memory"):
         worker.wait_ready()
+
+
+def test_a_worker_that_says_nothing_while_it_starts_is_ended(monkeypatch):
+    monkeypatch.setattr(worker_client, "START_SECONDS", 0.3)
+    worker = Worker(TabletopEnv)
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(VectorEnvError, match=r"a worker did not start(.|\n)*no answer"):
+        worker.wait_ready()
+    assert gone(worker.pid)
