@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from noisegate_apps.runs.errors import RunError
-from noisegate_apps.stage1.config import BackboneSize, WanSettings
-from noisegate_apps.stage1.material import start_digest, statistics_of
+from noisegate_apps.stage1.config import BackboneSize, Stage1Config, WanSettings
+from noisegate_apps.stage1.material import start_digest, statistics_of, wan_material
 from noisegate_apps.stage1.models import backbone_of, first_model
-from robotwin_env.episodes import Episode, EpisodeIndex, write_episode
+from noisegate_apps.stage1.parallel import Parallel
+from robotwin_env.episodes import Episode, EpisodeIndex, read_episode, write_episode, write_lerobot
+from robotwin_env.errors import SplitError
 from wam_backbone import Normalizer, Statistics, WorldActionModel
 from wam_backbone.weights import wan_weights
 
@@ -35,6 +37,23 @@ def index(tmp_path: Path) -> EpisodeIndex:
     folder.mkdir()
     write_episode(folder / "episode_0000000.hdf5", episode)
     return EpisodeIndex.open(folder)
+
+
+@pytest.mark.parametrize("kind", ["robotwin", "lerobot"])
+def test_recordings_of_an_evaluations_scenes_are_refused_before_weights_are_read(
+    index: EpisodeIndex, tmp_path: Path, kind: str
+) -> None:
+    file = index.root / "episode_0000000.hdf5"
+    recorded = replace(read_episode(file), seed=100_000)
+    if kind == "robotwin":
+        write_episode(file, recorded)
+    else:
+        pytest.importorskip("pyarrow")
+        write_lerobot(tmp_path / "set", [recorded], pictures="png")
+    data = {"robotwin": index.root, "lerobot": tmp_path / "set"}[kind]
+    config = Stage1Config(data=data, wan=WanSettings(source=str(tmp_path / "none")))
+    with pytest.raises(SplitError, match="was recorded on seed 100000; 100000 to 999999 are for evaluation"):
+        wan_material(config, Parallel.start("cpu"))
 
 
 def test_episodes_give_their_own_statistics_unless_told_otherwise(index: EpisodeIndex) -> None:

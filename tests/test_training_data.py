@@ -11,11 +11,13 @@ from safetensors.torch import save
 
 from noisegate_apps.data.batches import with_lost_words
 from noisegate_apps.data.demonstrations import load_demonstrations, windows_of
+from noisegate_apps.data.pack import read_pack, write_pack
 from noisegate_apps.data.tabletop import cached_windows, labelled_episodes
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.stage1 import training
 from noisegate_apps.stage1.config import Stage1Config, WanSettings
 from robotwin_env.episodes import Episode, EpisodeFile, episode_path, write_episode
+from robotwin_env.errors import SplitError
 from wam_backbone import ConvCodec
 from wam_backbone.cameras import tile, to_codec, to_pictures
 
@@ -142,6 +144,18 @@ def test_demonstrations_that_are_there_twice_are_told(root, caplog):
     assert load_demonstrations(root).episodes == 4
     (record,) = caplog.records
     assert "1 of 4 episodes are there twice" in record.getMessage()
+
+
+def test_recordings_of_an_evaluations_scenes_are_refused_by_name_also_from_a_pack(root, demonstrations):
+    (packed,) = (root / ".packed").iterdir()
+    write_pack(packed, {name: value for name, value in read_pack(packed).items() if name != "seeds"})  # an earlier one
+    assert load_demonstrations(root).seeds == demonstrations.seeds == (0, 1, 2)
+    write_episode(episode_path(root / "lift_pot", 3), replace(episode(6, 1), seed=None))
+    assert load_demonstrations(root).seeds[3] is None
+    (root / "seed.txt").write_text("0 1 2 100000")  # as RoboTwin's own collector notes them
+    for _ in range(2):
+        with pytest.raises(SplitError, match=r"episode_0000003\.hdf5 was recorded on seed 100000"):
+            load_demonstrations(root)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import derived
 from noisegate_apps.runs.processes import worker_processes
 from robotwin_env.episodes import Episode, EpisodeFile, beside, check_rates, episode_files, warn_of_copies
+from robotwin_env.splits import check_recordings
 from wam_backbone.cameras import CAMERAS, tile
 from wam_backbone.errors import ShapeError
 
@@ -46,6 +47,8 @@ class Demonstrations:
     """One per episode."""
     tasks: tuple[str, ...]
     """One per episode."""
+    seeds: tuple[int | None, ...]
+    """One per episode: its scene's, where it is known."""
     success: tuple[bool, ...]
     """One per episode: whether it solved its task."""
     object_positions: Mapping[str, Float[Tensor, "frames 3"]]
@@ -86,13 +89,23 @@ def load_demonstrations(
 
     Raises:
         robotwin_env.errors.EpisodeError: If there are none, or a file is damaged; nothing is skipped.
+        robotwin_env.errors.SplitError: If one was recorded on a scene of an evaluation.
         RunError: If the distance between frames varies.
     """
     paths = episode_files(root)
+    demonstrations = _load(root, paths, frame_stride, picture_size, workers)
+    check_recordings(dict(zip(map(str, paths), demonstrations.seeds, strict=True)))
+    return demonstrations
+
+
+def _load(
+    root: Path, paths: Sequence[Path], frame_stride: int | None, picture_size: tuple[int, int] | None, workers: int
+) -> Demonstrations:
+    """Take the pack, or read the files and pack them."""
     fingerprint = _fingerprint(root, paths, (frame_stride, picture_size))
     packed = derived(root) / ".packed" / f"{fingerprint}.safetensors"
     if packed.exists():
-        with suppress(RunError, TypeError):  # damaged: it is made again
+        with suppress(RunError, TypeError):  # damaged, or of an earlier version: it is made again
             return Demonstrations(**read_pack(packed), fingerprint=fingerprint)
     read = partial(_read, frame_stride=frame_stride, picture_size=picture_size)
     with worker_processes(workers) if workers > 1 else nullcontext() as pool:
@@ -198,6 +211,7 @@ def _join(found: Sequence[_Read], fingerprint: str) -> Demonstrations:
         step_start=_starts([len(episode.actions) for episode in episodes]),
         instructions=tuple(episode.instruction for episode in episodes),
         tasks=tuple(episode.task or "" for episode in episodes),
+        seeds=tuple(episode.seed for episode in episodes),
         success=tuple(episode.success is not False for episode in episodes),
         object_positions=positions,
         frame_stride=stride,

@@ -27,6 +27,7 @@ from noisegate_apps.runs.files import JsonValue, derived, read_json, write_json
 from noisegate_apps.stage1.config import Stage1Config, WanSettings
 from noisegate_apps.stage1.parallel import Parallel
 from robotwin_env.episodes import ColumnStatistics, Episodes, open_episodes
+from robotwin_env.splits import check_recordings
 from wam_backbone import (
     Codec,
     ConvCodec,
@@ -130,13 +131,13 @@ def wan_material(config: Stage1Config, parallel: Parallel) -> Material:
     place = derived(config.data_folder)
     cache = wan.cache or place / ".latents"
     if parallel.main:
-        open_episodes(config.data_folder, cache=place / ".index")  # kept on disk for all processes
+        episodes_of_training(config.data_folder, place / ".index")  # kept on disk for all processes
         digests = _digests(wan)
     parallel.wait()
     shared = [digests if parallel.main else None]
     broadcast_object_list(shared)
     codec_digest, text_digest, start_digest = shared[0] or ("", "", "")
-    index = open_episodes(config.data_folder, cache=place / ".index")
+    index = episodes_of_training(config.data_folder, place / ".index")
     timing = ChunkTiming(
         action_steps=config.action_steps,
         actions_per_frame=config.action_steps // (4 * config.future_latents),
@@ -214,6 +215,18 @@ def wan_material(config: Stage1Config, parallel: Parallel) -> Material:
         "wan.statistics": asdict(statistics),
     }
     return Material(source=source, embed=texts.encode, text_dim=text_dim, digests=read, keep=keep)
+
+
+def episodes_of_training(data: Path, cache: Path) -> Episodes:
+    """Open a folder of RoboTwin's episodes, or of a LeRobot data set, that training may see.
+
+    Raises:
+        robotwin_env.errors.EpisodeError: There are none, or one is damaged.
+        robotwin_env.errors.SplitError: One was recorded on a scene of an evaluation.
+    """
+    index = open_episodes(data, cache=cache)
+    check_recordings({str(index.root / entry.path): entry.seed for entry in index.entries})
+    return index
 
 
 def statistics_of(wan: WanSettings, index: Episodes) -> Statistics:

@@ -191,6 +191,7 @@ def test_words_and_seeds_that_change_beside_the_data_are_read_again(tmp_path):
     assert again.fingerprint != first.fingerprint
     (tmp_path / "task" / "seed.txt").write_text("12")
     assert EpisodeIndex.open(tmp_path).entries[0].seed == 12
+    assert read_episode(tmp_path / "task" / "data" / "episode0.hdf5").seed == 12
 
 
 def test_folders_that_are_links_are_followed_but_not_in_a_circle(tmp_path):

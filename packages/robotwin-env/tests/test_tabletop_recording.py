@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robotwin_env import TabletopConfig, TabletopEnv
+from robotwin_env import SplitError, TabletopConfig, TabletopEnv
 from robotwin_env.episodes import episode_path, read_episode, write_episode
 from robotwin_env.render.meshes import rotation_matrices
 from robotwin_env.tabletop.end_effector import endpose
@@ -37,6 +37,14 @@ def test_a_gripper_that_points_down_has_its_first_axis_down() -> None:
     down = rotation_matrices(left[None, 3:7])[0][:, 0]
     np.testing.assert_allclose(down, [0, 0, -1], atol=1e-6)
     assert left[7] == 1.0
+
+
+def test_nothing_of_an_evaluation_is_recorded() -> None:
+    env = TabletopEnv(TabletopConfig(task="lift_pot", split="eval", cameras=()))
+    with pytest.raises(SplitError, match="`split` is `eval`; demonstrations are of training's scenes"):
+        record(env, 100_000, noise=0.0, frame_stride=1)
+    with pytest.raises(SplitError, match="seed 100000"):
+        record(TabletopEnv(TabletopConfig(task="lift_pot", cameras=())), 100_000, noise=0.0, frame_stride=1)
 
 
 @pytest.mark.sim

@@ -6,7 +6,7 @@ is refused to the other, so that nothing of an evaluation is ever trained on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,24 @@ def check_seeds(seeds: Iterable[int], split: Split) -> None:
             raise SplitError(
                 f"seed {seed} does not belong to the split `{split}`: {first} to {last} are for evaluation, all others "
                 f'for training. Take another seed, or `split="{split_of(seed)}"`.'
+            )
+
+
+def check_recordings(seeds: Mapping[str, int | None]) -> None:
+    """Refuse to train on recordings of an evaluation's scenes.
+
+    Args:
+        seeds: Name of each recording to its scene's seed; `None` where it says none.
+
+    Raises:
+        SplitError: one of the seeds is an evaluation's; the message names the recording.
+    """
+    for name, seed in seeds.items():
+        if seed is not None and split_of(seed) == "eval":
+            first, last = EVALUATION_SEEDS[0], EVALUATION_SEEDS[-1]
+            raise SplitError(
+                f"{name} was recorded on seed {seed}; {first} to {last} are for evaluation. Take it out of the "
+                "training data, or write it without a seed if the number is none of a scene's."
             )
 
 

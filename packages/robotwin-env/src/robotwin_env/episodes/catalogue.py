@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
@@ -217,7 +216,7 @@ def read_entry(root: Path, path: Path, tasks: frozenset[str]) -> ReadEpisode:
             beside=stamp_beside(path),
             digest=digest.hexdigest(),
             task=header.task or next((part for part in path.parts[::-1] if part in tasks), None),
-            seed=_listed_seed(path) if header.seed is None else header.seed,
+            seed=header.seed,
             steps=header.steps,
             frames=len(frame_steps),
             frame_every=every,
@@ -235,17 +234,6 @@ def stamp_beside(path: Path) -> str:
     """Say what `EpisodeEntry.beside` is for a file."""
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in beside(path)]
     return ";".join(f"{name} {size} {modified}" for name, size, modified in stamps)
-
-
-def _listed_seed(path: Path) -> int | None:
-    """The seed of an episode as RoboTwin's collector notes it: the episode's own place in `seed.txt`."""
-    listed = path.parent.parent / "seed.txt"
-    if not listed.is_file():
-        return None
-    number = int(re.sub(r"\D", "", path.stem))
-    seeds = listed.read_text(encoding="utf-8", errors="replace").split()
-    noted = seeds[number] if number < len(seeds) else ""
-    return int(noted) if re.fullmatch(r"[0-9]{1,18}", noted) else None
 
 
 def load_tables(cache: Path, catalogue: Catalogue) -> Tables:

@@ -162,7 +162,7 @@ class EpisodeFile:
                 if frames.matrices is not None and (camera in images or not images)
             },
             task=contents.task,
-            seed=contents.seed,
+            seed=_listed_seed(self.path) if contents.seed is None else contents.seed,
             success=contents.success,
             extra=contents.extra,
         )
@@ -283,6 +283,16 @@ def beside(path: Path) -> tuple[Path, ...]:
     """Files beside an episode of RoboTwin's that say something of it, and may change while it does not."""
     listed = (instructions_path(path), path.parent.parent / "seed.txt")
     return tuple(file for file in listed if file.is_file())
+
+
+def _listed_seed(path: Path) -> int | None:
+    """The seed of an episode as RoboTwin's collector notes it: the episode's own place in `seed.txt`."""
+    listed, number = path.parent.parent / "seed.txt", re.sub(r"\D", "", path.stem)
+    if not number or not listed.is_file():
+        return None
+    seeds = listed.read_text(encoding="utf-8", errors="replace").split()
+    noted = seeds[int(number)] if int(number) < len(seeds) else ""
+    return int(noted) if re.fullmatch(r"[0-9]{1,18}", noted) else None
 
 
 def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:

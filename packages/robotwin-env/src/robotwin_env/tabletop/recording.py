@@ -6,12 +6,19 @@ import numpy as np
 
 from ..conventions import CameraMatrices
 from ..episodes import Episode
+from ..errors import SplitError
 from .end_effector import endpose
 from .env import TabletopEnv
 
 
 def record(env: TabletopEnv, seed: int, *, noise: float, frame_stride: int) -> Episode:
-    """Play the expert once and return what it did, whether or not it succeeded."""
+    """Play the expert once and return what it did, whether or not it succeeded.
+
+    Raises:
+        SplitError: the environment plays an evaluation's scenes, or the seed is one.
+    """
+    if env.config.split == "eval":
+        raise SplitError("`split` is `eval`; demonstrations are of training's scenes.")
     observation, info = env.reset(seed=seed, options={"start_spread": noise})
     state = observation["state"]
     frames, frame_steps = [observation], [0]
