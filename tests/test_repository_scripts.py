@@ -211,6 +211,14 @@ def shell(lines, tmp_path, **variables):
     return done.returncode, output.read_text()
 
 
+def test_the_weekly_job_runs_its_contract_on_every_robotwin_that_it_fetches():
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "robotwin.yml").read_text())["jobs"]["contract"]["steps"]
+    fetched = [one["with"]["path"] for one in steps if one.get("with", {}).get("repository")]
+    (roots,) = [one["env"]["ROBOTWIN_ROOT"] for one in steps if "env" in one]
+    assert len(fetched) == 2
+    assert [Path(root).name for root in roots.split(":")] == fetched
+
+
 def test_a_wrong_tag_stops_a_release(tmp_path):
     status, handed = shell(step("release", "tag"), tmp_path, GITHUB_REF_NAME="grpo-core-v99.0.0")
     assert status != 0
@@ -240,7 +248,8 @@ def test_the_weekly_job_runs_what_the_guide_says(tmp_path):
     assert status == 0
     made, *played = (tmp_path / "called").read_text().splitlines()
     assert made == "run --all-packages python -m robotwin_env.robotwin.toy_robot RoboTwin RoboTwin-boxes"
-    assert [command.split()[1] for command in played] == ["apps/collect.py", "apps/stage1.py", "apps/eval.py"]
+    apps = ["apps/collect.py", "apps/stage1.py", "apps/eval.py", "apps/stage2.py"]
+    assert [command.split()[1] for command in played] == apps
     assert all("--robotwin.root RoboTwin-boxes --robotwin.python rt/bin/python" in command for command in played)
 
 
