@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robotwin_env import RoboTwinConfig, RoboTwinEnv, TabletopConfig, TabletopEnv
 from robotwin_env.control import DeltaActions, EndEffectorActions, _solve
-from robotwin_env.errors import ActionError, RobotwinEnvError
+from robotwin_env.errors import ActionError, RobotwinEnvError, UnknownNameError
 from robotwin_env.tabletop.end_effector import endpose
 from robotwin_env.tabletop.kinematics import Side, joint_limits
 
@@ -72,11 +72,70 @@ def test_the_grippers_go_where_they_are_told(tabletop):
     assert outcome.observation["state"][6] == 0.5
 
 
-def test_a_pose_out_of_reach_is_refused_and_nothing_moves(tabletop):
+def out_of_reach(pose):
+    return np.concatenate([[1.5, 1.5, 1.5], pose[3:]])
+
+
+def test_an_arm_that_cannot_take_a_pose_is_held_while_all_else_goes_on(tabletop):
     env = EndEffectorActions(tabletop)
+    start, _ = env.reset(seed=3)
+    good = tabletop.endpose()
+    good[8] += 0.02
+    far = out_of_reach(good)
+    far[[7, 15]] = 0.5
+    outcome = env.step_chunk(np.stack([good, far, good]))
+    assert (outcome.executed, outcome.info["plan_failures"]) == (3, 1)
+    state = env.step(far)[0]["state"]
+    np.testing.assert_array_equal(state[:6], outcome.observation["state"][:6])
+    assert state[6] == state[13] == 0.5
+    assert abs(state[7:13] - start["state"][7:13]).max() > 0.01
+    np.testing.assert_allclose(env.commanded_pose()[8:11], good[8:11], atol=1e-3)
+    both = np.concatenate([far[:8], out_of_reach(far[8:])])
+    assert env.step(both)[4]["plan_failures"] == 2
+    assert env.step(good)[4]["plan_failures"] == 0
+
+
+def test_held_arms_are_counted_in_what_was_played_alone():
+    env = EndEffectorActions(TabletopEnv(TabletopConfig(task="lift_pot", cameras=(), max_steps=2)))
     env.reset(seed=3)
-    good, far = tabletop.endpose(), tabletop.endpose()
-    far[:3] = [1.5, 1.5, 1.5]
+    outcome = env.step_chunk(np.tile(out_of_reach(env.commanded_pose()), (5, 1)))
+    assert (outcome.executed, outcome.info["plan_failures"]) == (2, 2)
+
+
+@pytest.mark.parametrize("world", ["tabletop", "robotwin"])
+@pytest.mark.parametrize("kind", ["poses", "steps of joints", "steps of poses"])
+def test_whatever_an_action_space_holds_is_taken(tabletop, robotwin, world, kind):
+    if world == "tabletop":
+        below = tabletop if kind == "steps of joints" else EndEffectorActions(tabletop)
+    else:
+        below = robotwin("qpos" if kind == "steps of joints" else "ee")
+    env = below if kind == "poses" else DeltaActions(below)
+    env.reset(seed=3)
+    env.action_space.seed(0)
+    for action in (*(env.action_space.sample() for _ in range(4)), env.action_space.low, env.action_space.high):
+        env.step(action)
+
+
+def test_steps_are_counted_from_where_a_held_arm_is(tabletop):
+    env = DeltaActions(EndEffectorActions(tabletop))
+    env.reset(seed=3)
+    away = np.where(np.isin(np.arange(14), [6, 13]), 1.0, 0.0)
+    away[2] = 0.01
+    while not env.step_chunk(np.tile(away, (10, 1))).info["plan_failures"]:
+        pass
+    top = env.env.commanded_pose()
+    back = away * np.where(np.arange(14) == 2, -1, 1)
+    assert env.step(back)[4]["plan_failures"] == 0
+    np.testing.assert_allclose(env.env.commanded_pose()[2], top[2] - 0.01, atol=1e-3)
+
+
+def test_a_pose_out_of_reach_is_refused_where_that_is_asked_for_and_nothing_moves(tabletop):
+    with pytest.raises(UnknownNameError, match="`unreachable` is `skip`"):
+        EndEffectorActions(tabletop, unreachable="skip")
+    env = EndEffectorActions(tabletop, unreachable="refuse")
+    env.reset(seed=3)
+    good = tabletop.endpose()
+    far = out_of_reach(good)
     with pytest.raises(ActionError, match="the left arm cannot take the pose"):
         env.step_chunk(np.stack([good, far]))
     outcome = env.step_chunk(good[None])
@@ -154,3 +213,5 @@ def test_steps_of_robotwins_grippers_reach_it_as_poses(robotwin, monkeypatch):
     half = 0.1  # of two steps about x
     np.testing.assert_allclose(poses[1, 11:15], [np.cos(half), np.sin(half), 0, 0], atol=1e-9)
     assert poses[1, 7] == 0.0
+    env.step_chunk(np.tile(np.where(step == 0.01, step, 0.0), (250, 1)))
+    assert sent[1][-1, 0] == below.action_space.high[0]  # and no further

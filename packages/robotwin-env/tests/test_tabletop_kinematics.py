@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robotwin_env import UnreachableError
-from robotwin_env.tabletop.kinematics import Side, ToolPose, arm_joints, forward, inverse, joint_limits, tool_pose
+from robotwin_env.tabletop.kinematics import (
+    Side,
+    ToolPose,
+    arm_joints,
+    forward,
+    inverse,
+    joint_limits,
+    near_enough,
+    tool_pose,
+)
 from robotwin_env.tabletop.objects import SceneObject, box
 
 sides = st.sampled_from(list(Side))
@@ -54,6 +63,20 @@ def test_points_out_of_reach_are_refused_with_their_coordinates(position: tuple[
     where = f"{position[0]:.3f}, {position[1]:.3f}"
     with pytest.raises(UnreachableError, match=rf"left arm cannot put its tool at \({where}"):
         inverse(Side.LEFT, ToolPose(position))
+
+
+@given(side=sides, shares=st.lists(st.floats(0.0, 1.0), min_size=6, max_size=6))
+def test_no_pose_that_joints_make_is_too_far(side: Side, shares: list[float]) -> None:
+    low, high = joint_limits()
+    position, rotation = forward(side, low + np.array(shares) * (high - low))
+    assert near_enough(side, position, rotation[:, 2])
+
+
+def test_a_pose_two_centimetres_beyond_a_straight_arm_is_too_far() -> None:
+    straight = np.array([0.0, math.pi / 2, 0.0, 0.0, 0.0, 0.0])
+    position, rotation = forward(Side.RIGHT, straight)
+    assert near_enough(Side.RIGHT, position, rotation[:, 2])
+    assert not near_enough(Side.RIGHT, position + 0.02 * rotation[:, 2], rotation[:, 2])
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ Every wrapper turns its actions into those of the environment below, for `step` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -17,11 +18,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from .conventions import ChunkOutcome, Info, Observation
-from .errors import ActionError, RobotwinEnvError
+from .errors import ActionError, RobotwinEnvError, UnknownNameError, UnreachableError
 from .render.meshes import rotation_matrices
 from .tabletop.end_effector import HAND_LENGTH, endpose
 from .tabletop.env import TabletopEnv
-from .tabletop.kinematics import Side, forward, joint_limits
+from .tabletop.kinematics import Side, forward, joint_limits, near_enough
 from .tabletop.views import quaternion_of
 
 REACH = 2.0
@@ -31,6 +32,7 @@ _TOLERANCE = np.array([1e-3] * 3 + [1e-2] * 3)
 _ITERATIONS, _DAMPING, _NUDGE = 60, 1e-4, 1e-6
 
 Poses = Float[np.ndarray, " 16"]
+Unreachable = Literal["hold", "refuse"]
 
 
 class _Translated(gymnasium.Wrapper[Observation, NDArray[Any], Observation, NDArray[Any]], ABC):
@@ -52,7 +54,7 @@ class _Translated(gymnasium.Wrapper[Observation, NDArray[Any], Observation, NDAr
         """Play one action.
 
         Raises:
-            ActionError: the action is malformed, outside `action_space`, or asks what no arm can do; nothing was moved.
+            ActionError: the action is malformed, outside `action_space`, or refused below; nothing was moved.
         """
         outcome = self.step_chunk(np.asarray(action)[None])
         return outcome.observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.info
@@ -61,8 +63,7 @@ class _Translated(gymnasium.Wrapper[Observation, NDArray[Any], Observation, NDAr
         """Play actions until they end, the task succeeds or the step limit comes.
 
         Raises:
-            ActionError: one of the actions is malformed, outside `action_space`, or asks what no arm can do; none was
-                played.
+            ActionError: one of the actions is malformed, outside `action_space`, or refused below; none was played.
         """
         if np.ndim(actions) != 2 or len(actions) == 0 or np.shape(actions)[1] != self._size:
             raise ActionError(f"actions of shape {np.shape(actions)} were given; they must be (time, {self._size}).")
@@ -105,17 +106,36 @@ class _Translated(gymnasium.Wrapper[Observation, NDArray[Any], Observation, NDAr
 class EndEffectorActions(_Translated):
     """Gripper poses for the tabletop: for each arm `[x, y, z (m), qw, qx, qy, qz, gripper]`, as RoboTwin's `ee` mode.
 
-    The frame is that of `env.endpose()`. Quaternions need not be of length 1. A pose that an arm cannot take is
-    refused; RoboTwin's arm would stay where it is and say nothing.
+    The frame is that of `env.endpose()`. Quaternions need not be of length 1, but of some. An arm that cannot take a
+    pose keeps the command that it has, as RoboTwin's does, while its gripper and the other arm go on:
+    `info["plan_failures"]` counts arms that did, in all actions that were just played.
 
     Args:
-        env: The tabletop.
+        env: The tabletop. Where it has a `max_delta`, poses that turn a joint further at once are refused.
+        unreachable: `refuse` raises an `ActionError` instead of holding the arm.
+
+    Raises:
+        UnknownNameError: `unreachable` is something else.
     """
 
-    def __init__(self, env: TabletopEnv) -> None:
+    def __init__(self, env: TabletopEnv, *, unreachable: Unreachable = "hold") -> None:
+        if unreachable not in get_args(Unreachable):
+            raise UnknownNameError(f"`unreachable` is `{unreachable}`; choose `hold` or `refuse`.")
         low, high = ([-REACH] * 3 + [-1.0] * 4 + [0.0]) * 2, ([REACH] * 3 + [1.0] * 4 + [1.0]) * 2
         super().__init__(env, low, high)
         self._joints: NDArray[np.float64] | None = None
+        self._unreachable = unreachable
+        self._held: list[int] = []
+
+    def step_chunk(self, actions: Float[np.ndarray, "time 16"], *, record_every: int | None = None) -> ChunkOutcome:
+        """Play poses until they end, the task succeeds or the step limit comes.
+
+        Raises:
+            ActionError: one of the poses is malformed, outside `action_space`, or refused; none was played.
+        """
+        self._held = []
+        outcome = super().step_chunk(actions, record_every=record_every)
+        return replace(outcome, info={**outcome.info, "plan_failures": sum(self._held[: outcome.executed])})
 
     def commanded_pose(self) -> Poses:
         """Where the last command puts the grippers."""
@@ -130,11 +150,17 @@ class EndEffectorActions(_Translated):
         return self._joints
 
     def _translate(self, action: Float[np.ndarray, " 16"]) -> Float[np.ndarray, " 14"]:
-        joints = self._command().copy()
+        joints, held = self._command().copy(), 0
         for side, pose in zip(Side, action.reshape(2, 8), strict=True):
-            joints[side.joints] = _solve(side, pose, joints[side.joints])
+            try:
+                joints[side.joints] = _solve(side, pose, joints[side.joints])
+            except UnreachableError as error:
+                if self._unreachable == "refuse":
+                    raise ActionError(f"{error} Nothing was moved.") from error
+                held += 1
             joints[side.gripper] = pose[7]
         self._joints = joints
+        self._held.append(held)
         return joints
 
     def _mark(self) -> NDArray[np.float64]:
@@ -147,9 +173,10 @@ class EndEffectorActions(_Translated):
 class DeltaActions(_Translated):
     """Steps from the last command instead of absolute targets; grippers stay absolute, 0 closed to 1 open.
 
-    Above joint targets: for each arm the change of its joints (rad), then the gripper; sums are kept within the joints'
-    limits. Above gripper poses: for each arm the change of its position (m) and a rotation vector (rad), both along the
-    world's axes, then the gripper.
+    Above joint targets: for each arm the change of its joints (rad), then the gripper. Above gripper poses: for each
+    arm the change of its position (m) and a rotation vector (rad), both along the world's axes, then the gripper; after
+    a pose that an arm could not take, the next chunk's steps are counted from where the grippers are. Sums are kept
+    within the limits of what is below.
 
     Args:
         env: An environment of either world, or `EndEffectorActions`.
@@ -167,6 +194,17 @@ class DeltaActions(_Translated):
         self._below = below
         self._from: NDArray[np.float64] | None = None
 
+    def step_chunk(self, actions: Float[np.ndarray, "time action"], *, record_every: int | None = None) -> ChunkOutcome:
+        """Play steps until they end, the task succeeds or the step limit comes.
+
+        Raises:
+            ActionError: one of the steps is malformed, outside `action_space`, or refused below; none was played.
+        """
+        outcome = super().step_chunk(actions, record_every=record_every)
+        if self._poses and outcome.info["plan_failures"]:
+            self._begin(outcome.observation)
+        return outcome
+
     def _begin(self, observation: Observation) -> None:
         if not self._poses:
             self._from = observation["state"].astype(np.float64)
@@ -182,7 +220,7 @@ class DeltaActions(_Translated):
         after = before.copy()
         after[:, -1] = steps[:, -1]
         if self._poses:
-            after[:, :3] += steps[:, :3]
+            after[:, :3] = (after[:, :3] + steps[:, :3]).clip(-REACH, REACH)
             for arm, turn in zip(after, steps[:, 3:6], strict=True):
                 arm[3:7] = _turned(arm[3:7], turn)
         else:
@@ -228,7 +266,8 @@ def _solve(side: Side, pose: Float[np.ndarray, " 8"], start: Float[np.ndarray, "
     """Find joints near `start` that put the gripper at `pose`: damped least squares (Wampler 1986).
 
     Raises:
-        ActionError: there are none.
+        ActionError: the quaternion says nothing of a rotation.
+        UnreachableError: there are none.
     """
     length = float(np.linalg.norm(pose[3:7]))
     if length < 1e-3:
@@ -237,6 +276,9 @@ def _solve(side: Side, pose: Float[np.ndarray, " 8"], start: Float[np.ndarray, "
     rotation = axes[:, [1, 2, 0]]  # a gripper's x, y, z are the tool's z, x, y
     position = pose[:3] + HAND_LENGTH * axes[:, 0]
     low, high = joint_limits()
+    refusal = UnreachableError(f"the {side.name.lower()} arm cannot take the pose {pose[:7].round(3).tolist()}.")
+    if not near_enough(side, position, axes[:, 0]):
+        raise refusal
 
     def miss(joints: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 6"]:
         found, turned = forward(side, joints)
@@ -251,9 +293,7 @@ def _solve(side: Side, pose: Float[np.ndarray, " 8"], start: Float[np.ndarray, "
         step = slopes.T @ np.linalg.solve(slopes @ slopes.T + _DAMPING * np.abs(off).max() * np.eye(6), off)
         joints = (joints + step * min(1.0, 0.5 / max(float(np.abs(step).max()), 1e-9))).clip(low, high)
     if (np.abs(miss(joints)) > _TOLERANCE).any():
-        raise ActionError(
-            f"the {side.name.lower()} arm cannot take the pose {pose[:7].round(3).tolist()}; nothing was moved."
-        )
+        raise refusal
     return joints
 
 

@@ -55,7 +55,8 @@ class RoboTwinConfig:
     """How `step_chunk` plays: `step`, the official protocol, from rest to rest for every action; `chunk`, one
     time-optimal trajectory through all, as RLinf trains: faster, and other dynamics."""
     max_delta: float | None = None
-    """Refuse joint targets that turn a joint further than this at once (rad)."""
+    """Refuse joint targets that turn a joint further than this at once (rad), whatever `action_space` holds; clip to
+    the command and so much around it."""
 
     cameras: tuple[CameraName, ...] = ("head", "left_wrist", "right_wrist")
     """Images in the observation; fewer are faster and leave the scenes what they are."""

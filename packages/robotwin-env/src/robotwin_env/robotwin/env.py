@@ -108,7 +108,7 @@ class RoboTwinEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
     @cached_property
     def action_space(self) -> spaces.Box:  # type: ignore[override]  # made when somebody asks
-        """Actions within their limits; whatever it holds is taken."""
+        """Actions within their limits; whatever it holds is taken, except where `max_delta` is given."""
         limits = self.limits
         return spaces.Box(limits.low.astype(np.float32), limits.high.astype(np.float32), dtype=np.float32)
 

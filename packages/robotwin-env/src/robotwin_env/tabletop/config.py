@@ -43,7 +43,8 @@ class TabletopConfig:
     max_steps: int | None = None
     """Control steps until truncation; None takes the task's own limit."""
     max_delta: float | None = None
-    """Refuse actions that turn a joint further than this at once (rad); None leaves it to the joints' speed limits."""
+    """Refuse actions that turn a joint further than this at once (rad), whatever `action_space` holds; None leaves it
+    to the joints' speed limits."""
 
     def __post_init__(self) -> None:
         if isinstance(self.task, Task):

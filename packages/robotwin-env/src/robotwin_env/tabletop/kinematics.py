@@ -149,6 +149,17 @@ def forward(side: Side, joints: Float[np.ndarray, " 6"]) -> tuple[Float[np.ndarr
     return position + rotation @ np.array(tool), rotation
 
 
+def near_enough(side: Side, position: Float[np.ndarray, " 3"], ahead: Float[np.ndarray, " 3"]) -> bool:
+    """Whether the arm is long enough, or at most 1 cm too short, for a tool at `position` (m) that points `ahead`.
+
+    Where it is not, no joints put the tool there; where it is, their limits may still forbid it.
+    """
+    lengths = _lengths()
+    shoulder = np.add(side.base, (0.0, 0.0, lengths.shoulder))
+    away = float(np.linalg.norm(position - lengths.tool * ahead - shoulder))
+    return away < lengths.upper + lengths.lower + 0.01
+
+
 def tool_pose(side: Side, joints: Float[np.ndarray, " 6"]) -> ToolPose:
     """Describe where `joints` put the tool; a tilt is left out."""
     position, rotation = forward(side, joints)
