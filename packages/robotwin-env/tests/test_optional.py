@@ -56,6 +56,20 @@ def test_a_reader_of_files_needs_no_simulator():
     )
 
 
+POOL = """
+from pathlib import Path
+from robotwin_env.robotwin.seeds import *
+key = PoolKey(task="a", task_config="b", config_hash="c", embodiment="d", commit="e", planner="mplib", split="train")
+print(SeedPool(Path("nowhere/x.json"), key).counts())
+SeedPool(Path("nowhere/x.json"), key).save()
+"""
+
+
+def test_a_system_without_locks_of_files_imports_everything_and_keeps_no_seeds():
+    assert told("fcntl", "print(RoboTwinConfig().split)") == "train\n"
+    assert told("fcntl", POOL).startswith("{}\nMissingPackageError `fcntl` cannot be imported")
+
+
 def test_another_system_gets_a_sentence(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     error = missing("sapien", extra="tabletop", error=ImportError("No module named 'sapien'"))

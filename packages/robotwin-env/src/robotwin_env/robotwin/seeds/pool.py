@@ -7,7 +7,6 @@ the other split.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any, Self
 
 from ...atomic_file import write_json
 from ...errors import PROCESS_FAILURES, SCENE_FAILURES, SeedPoolError
+from ...optional import required
 from ...splits import Split, check_seeds, split_of
 
 VERSION = 2
@@ -173,7 +173,11 @@ class SeedPool:
         return {status: counted[status] for status in STATUSES if counted[status]}
 
     def save(self) -> None:
-        """Write down what was noted, beside what other processes have written meanwhile; whole or not at all."""
+        """Write down what was noted, beside what other processes have written meanwhile; whole or not at all.
+
+        Raises:
+            MissingPackageError: the system has no locks of files.
+        """
         with self._locked():
             statuses, sources = self._read() if self.path.exists() else ({}, [])
             for seed, status in self._noted.items():
@@ -194,6 +198,7 @@ class SeedPool:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        fcntl = required("fcntl", extra="robotwin")  # not on every system
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_name(f".{self.path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
