@@ -70,7 +70,7 @@ $(PACKAGES:%=lowest-%): lowest-%:
 	dist/lowest-$*/bin/python -m pytest -q -m "$(or $(SELECT_$*),not slow)" $(call TESTS,$*)
 
 LOWEST_grpo-core := [gym]
-LOWEST_robotwin-env := [tabletop,robotwin,episodes]
+LOWEST_robotwin-env := [tabletop,robotwin,episodes,lerobot]
 
 # The public names of PACKAGE against its last release.
 api:

@@ -211,6 +211,19 @@ def shell(lines, tmp_path, **variables):
     return done.returncode, output.read_text()
 
 
+def test_data_sets_are_exchanged_with_lerobot_where_it_is_installed():
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "lerobot.yml").read_text())["jobs"]["evaluation"]["steps"]
+    lines = [line for one in steps for line in one.get("run", "").splitlines()]
+    assert "lerobot/bin/python -m pytest packages/robotwin-env/tests/test_lerobot_windows.py" in lines
+
+
+def test_the_oldest_versions_are_those_of_all_extras_that_robotwin_env_is_tested_with():
+    makefile = (ROOT / "Makefile").read_text()
+    (tested,) = re.findall(r"^EXTRAS_robotwin-env := (.*)$", makefile, re.MULTILINE)
+    (oldest,) = re.findall(r"^LOWEST_robotwin-env := \[(.*)\]$", makefile, re.MULTILINE)
+    assert set(oldest.split(",")) == set(re.findall(r"--extra (\S+)", tested))
+
+
 def test_the_weekly_job_runs_its_contract_on_every_robotwin_that_it_fetches():
     steps = yaml.safe_load((ROOT / ".github" / "workflows" / "robotwin.yml").read_text())["jobs"]["contract"]["steps"]
     fetched = [one["with"]["path"] for one in steps if one.get("with", {}).get("repository")]
