@@ -253,6 +253,19 @@ def test_a_script_that_fails_stops_the_check(tmp_path):
     assert handed == ""
 
 
+def test_the_guides_make_the_robotwin_that_the_weekly_job_runs():
+    workflow = ROOT / ".github" / "workflows" / "robotwin.yml"
+    guides = [ROOT / "docs" / "robotwin.md", ROOT / "packages" / "robotwin-env" / "README.md"]
+    installed = [
+        re.findall(r"uv pip install --python rt (.*)", file.read_text().replace("\\\n", " "))
+        for file in (workflow, *guides)
+    ]
+    assert [[line.split() for line in lines] for lines in installed] == [[installed[0][0].split()]] * 3
+    ref = re.search(r"ref: (\w+)\n +path: RoboTwin\n", workflow.read_text()).group(1)
+    for guide in guides:
+        assert re.findall(r"git -C RoboTwin checkout (\w+)", guide.read_text()) == [ref]
+
+
 def test_the_weekly_job_runs_what_the_guide_says(tmp_path):
     (tmp_path / "uv").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
     (tmp_path / "uv").chmod(0o755)
