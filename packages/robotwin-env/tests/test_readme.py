@@ -3,13 +3,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from robotwin_env import TASKS
+from robotwin_env import TASKS, RoboTwinConfig, RoboTwinEnv, TabletopConfig, TabletopEnv
 from robotwin_env.__main__ import main
 from robotwin_env.episodes import Episode, episode_path, write_episode
 
@@ -32,6 +33,22 @@ def test_the_first_example_runs_and_solves_its_task(capsys: pytest.CaptureFixtur
 def test_the_second_example_plays_in_worker_processes(capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(examples()[1], str(README), "exec"), {})
     assert capsys.readouterr().out == "[8, 8, 8, 8]\n"
+
+
+def test_both_worlds_have_what_is_called_the_same_and_each_alone_what_is_told_apart() -> None:
+    section = README.read_text().split("### One convention for two worlds")[1].split("\n### ")[0]
+    same, differs = section.split("What differs:")
+    methods = re.findall(r"`(\w+)\(", same)
+    assert len(methods) >= 9
+    assert all(callable(getattr(env, name)) for name in methods for env in (TabletopEnv, RoboTwinEnv))
+    (settings,) = re.findall(r"in the configuration (.*?)\.", same, re.DOTALL)
+    for config in (TabletopConfig, RoboTwinConfig):
+        assert set(re.findall(r"`(\w+)`", settings)) <= {field.name for field in fields(config)}
+    rows = [line.split("|")[2:4] for line in differs.strip().splitlines()]
+    told = [set(re.findall(r"`env\.(\w+)\(", " ".join(cells))) for cells in zip(*rows, strict=True)]
+    assert told == [{"expert"}, {"run_expert", "describe", "abort"}]
+    for names, own, other in ((told[0], TabletopEnv, RoboTwinEnv), (told[1], RoboTwinEnv, TabletopEnv)):
+        assert all(hasattr(own, name) and not hasattr(other, name) for name in names)
 
 
 def test_the_robotwin_example_plays_behind_the_process_boundary(
