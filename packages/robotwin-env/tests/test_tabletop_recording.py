@@ -53,6 +53,7 @@ def test_a_recording_holds_gripper_poses_and_every_cameras_matrices(tmp_path) ->
     write_episode(episode_path(tmp_path, 0), record(env, 4, noise=0.0, frame_stride=1))
     episode = read_episode(episode_path(tmp_path, 0))
     assert episode.success
+    assert (episode.frequency, episode.steps_per_second) == (10, 25.0)  # physics steps between two rows, as RoboTwin's
     assert episode.ee_poses is not None
     ends = np.concatenate([episode.states, episode.actions[-1:]])
     for row, poses in zip(ends, episode.ee_poses, strict=True):

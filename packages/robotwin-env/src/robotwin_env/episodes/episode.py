@@ -33,7 +33,8 @@ class Episode:
     instructions: tuple[str, ...]
     """Phrasings of the task, at least one; the first is the one to show."""
     frequency: int | None = None
-    """The number that RoboTwin's layout calls so; `None` where the file does not say."""
+    """The number that RoboTwin's layout calls so: physics steps, 250 a second, between two rows in RoboTwin's own files
+    and those of the tabletop. `None` where the file does not say."""
     steps_per_second: float | None = None
     """The true rate of states and actions (Hz). RoboTwin's own files: 250 / 15 = 16.7."""
     images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)

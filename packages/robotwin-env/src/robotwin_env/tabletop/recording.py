@@ -9,6 +9,8 @@ from ..episodes import Episode
 from ..errors import SplitError
 from .end_effector import endpose
 from .env import TabletopEnv
+from .motion import CONTROL_HZ
+from .world import SUBSTEPS
 
 
 def record(env: TabletopEnv, seed: int, *, noise: float, frame_stride: int) -> Episode:
@@ -42,7 +44,8 @@ def record(env: TabletopEnv, seed: int, *, noise: float, frame_stride: int) -> E
         states=np.stack(states),
         actions=np.stack(actions),
         instructions=(info["instruction"],),
-        frequency=25,
+        frequency=SUBSTEPS,
+        steps_per_second=float(CONTROL_HZ),
         images={camera: np.stack([frame[camera] for frame in frames]) for camera in env.config.cameras},
         frame_steps=np.asarray(frame_steps, dtype=np.int32),
         ee_poses=ends.astype(np.float32),
