@@ -44,7 +44,7 @@ class CollectConfig:
     image_size: int = 64
     """Height and width of every camera of the tabletop (pixels); RoboTwin's are recorded as it renders them."""
     frame_stride: int = 2
-    """Control steps between two recorded frames of the tabletop."""
+    """Control steps between two recorded frames of the tabletop; RoboTwin's own tools and LeRobot need 1."""
     noise: float = 0.025
     """How far (m) the tabletop's expert may be off in approaches and starting points, so that it shows corrections."""
     workers: int = 2

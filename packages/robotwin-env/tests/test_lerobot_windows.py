@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from robotwin_env import TabletopConfig, TabletopEnv
 from robotwin_env.__main__ import main
 from robotwin_env.episodes import (
     Episode,
@@ -25,6 +26,7 @@ from robotwin_env.episodes import (
 )
 from robotwin_env.episodes.lerobot import CAMERA_KEYS
 from robotwin_env.errors import EpisodeError, EpisodeFormatError, MissingPackageError, WindowIndexError
+from robotwin_env.tabletop.recording import record
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -260,7 +262,9 @@ def test_a_video_that_is_cut_off_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"frame_steps": np.array([0, 2, 4], np.int32), "images": {}}, "frame at every step"),
+        ({"frame_steps": np.array([0, 2, 4], np.int32), "images": {}}, "collect with `--frame-stride 1`, or"),
+        ({"frame_steps": np.array([0, 2, 3], np.int32), "images": {}}, r"steps \[0, 2, 3\].* of 6; .* evenly"),
+        ({"frame_steps": np.array([0, 1, 2], np.int32), "images": {}}, "from the first step to the last"),
         ({"steps_per_second": 25.0}, "25 steps per second, the first has 16.67"),
         ({"images": {"head": np.zeros((6, 8, 8, 3), np.uint8)}}, "the first"),
     ],
@@ -274,6 +278,32 @@ def test_episodes_that_make_no_data_set_are_refused_and_nothing_is_left(tmp_path
     (tmp_path / "set").mkdir()
     with pytest.raises(EpisodeError, match="exists"):
         write_lerobot(tmp_path / "set", [episode(0, 6)])
+
+
+@pytest.mark.parametrize("steps", [5, 6])
+def test_a_row_of_every_frame_has_the_command_in_force_at_the_next_one(tmp_path, steps):
+    shown = np.arange(0, steps + 1, 2, dtype=np.int32)  # of six steps, the last frame shows the end
+    greys = np.tile((10 * shown).astype(np.uint8)[:, None, None, None], (1, 16, 16, 3))
+    sparse = episode(1, steps, frame_steps=shown, images={"head": greys})
+    root = write_lerobot(tmp_path / "set", [sparse], pictures="png", rows="frames")
+    index = LeRobotIndex.open(root)
+    assert index.states[:, 0].tolist() == [100, 102, 104]
+    assert index.actions[:, 0].tolist() == [102, 104, min(106, 100 + steps)]
+    assert index.frames(0, "head", [0, 1, 2])[:, 0, 0, 0].tolist() == [0, 20, 40]
+    assert (index.entries[0].steps_per_second, index.entries[0].seed) == (pytest.approx(250 / 30), 8)
+
+
+@pytest.mark.sim
+def test_what_the_collector_records_at_every_step_makes_a_data_set(tmp_path):
+    env = TabletopEnv(TabletopConfig(task="click_bell", cameras=("head",), image_size=16))
+    recorded = record(env, 0, noise=0.0, frame_stride=1)
+    assert len(recorded.images["head"]) == recorded.steps + 1
+    index = LeRobotIndex.open(write_lerobot(tmp_path / "set", [recorded], pictures="png"))
+    np.testing.assert_array_equal(index.states, recorded.states)
+    np.testing.assert_array_equal(index.actions, recorded.actions)
+    last = recorded.steps - 1
+    np.testing.assert_array_equal(index.frames(0, "head", [last])[0], recorded.images["head"][last])
+    assert index.entries[0].steps_per_second == 25.0
 
 
 def test_bytes_are_not_scaled_once_more(tmp_path):
@@ -370,5 +400,10 @@ def test_the_command_exports_a_folder_of_demonstrations(tmp_path, capsys):
     assert main(["export-lerobot", str(tmp_path / "files"), str(tmp_path / "set"), "--pictures", "png"]) == 0
     assert "2 episodes" in capsys.readouterr().out
     assert len(open_episodes(tmp_path / "set")) == 2
+    sparse = {"frame_steps": np.array([0, 3], np.int32), "images": {"head": np.zeros((2, 16, 16, 3), np.uint8)}}
+    write_episode(episode_path(tmp_path / "sparse", 0), episode(0, 6, **sparse))
+    assert main(["export-lerobot", str(tmp_path / "sparse"), str(tmp_path / "frames")]) == 1
+    assert "`export-lerobot --rows frames`" in capsys.readouterr().err
+    assert main(["export-lerobot", str(tmp_path / "sparse"), str(tmp_path / "frames"), "--rows", "frames"]) == 0
     assert main(["export-lerobot", str(tmp_path / "nothing"), str(tmp_path / "other")]) == 1
     assert "no episodes below" in capsys.readouterr().err

@@ -54,6 +54,9 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export.add_argument("data", type=Path, help="folder of demonstrations")
     export.add_argument("out", type=Path, help="the new folder")
     export.add_argument("--pictures", choices=("video", "png"), default="video", help="H.264, or every pixel as it is")
+    export.add_argument(
+        "--rows", choices=("steps", "frames"), default="steps", help="of every step, or of every frame alone"
+    )
     export.set_defaults(run=_export)
 
 
@@ -61,7 +64,7 @@ def _export(options: argparse.Namespace) -> int:
     from .episodes import episode_files, read_episode, write_lerobot
 
     files = episode_files(options.data)
-    write_lerobot(options.out, map(read_episode, files), pictures=options.pictures)
+    write_lerobot(options.out, map(read_episode, files), pictures=options.pictures, rows=options.rows)
     print(f"{len(files)} episodes in {options.out}")  # noqa: T201
     return 0
 

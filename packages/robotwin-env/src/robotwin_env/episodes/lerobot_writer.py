@@ -20,6 +20,8 @@ from ._lerobot_files import PIXELS, arrow, encode_video
 from .episode import ACTION_SIZE, Episode
 from .lerobot import ACTION, CAMERA_KEYS, OURS, STATE, VERSION
 
+Rows = Literal["steps", "frames"]
+
 CHUNK = 1000
 """Files per folder."""
 FILE_BYTES = 100 << 20
@@ -40,16 +42,19 @@ def write_lerobot(
     fps: int | None = None,
     camera_keys: Mapping[str, str] = CAMERA_KEYS,
     pictures: Literal["video", "png"] = "video",
+    rows: Rows = "steps",
     robot_type: str = "two_arms",
 ) -> Path:
     """Write episodes as a LeRobot v3 data set; the folder appears whole or not at all.
 
     Args:
         root: The new folder.
-        episodes: With a frame at every step, the same cameras of the same size, and one rate.
+        episodes: With the same cameras of the same size, and one rate.
         fps: What LeRobot calls the rate, a whole number; the true one, rounded, where `None`. The true one is kept too.
         camera_keys: Our cameras' names and the features they are written to; others go to `observation.images.<name>`.
         pictures: `video`: H.264, small, colours at half the resolution; `png`: every pixel as it is.
+        rows: A row is a state, a frame and an action. `steps`: one of every step, each of which must have a frame;
+            `frames`: one of every frame, at so much lower a rate, and its action is the last one before the next frame.
         robot_type: LeRobot's name for the robot.
 
     Returns:
@@ -66,13 +71,44 @@ def write_lerobot(
     shutil.rmtree(draft, ignore_errors=True)
     try:
         writer = _Writer(draft, fps=fps, camera_keys=camera_keys, pictures=pictures)
-        for episode in episodes:
-            writer.add(episode)
+        for number, episode in enumerate(episodes):
+            writer.add(_in_rows(episode, number, rows))
         writer.finish(robot_type)
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def _in_rows(episode: Episode, number: int, rows: Rows) -> Episode:
+    """Bring an episode to one frame for each state and action; a frame that shows the end has no action."""
+    steps = episode.image_steps
+    every = int(steps[1]) if len(steps) > 1 else episode.steps
+    kept = np.arange(0, episode.steps, every)
+    if not np.array_equal(steps[steps < episode.steps], kept):
+        raise EpisodeError(
+            f"episode {number} has frames at the steps {steps[:4].tolist()}... of {episode.steps}; a row needs one, so "
+            "they must be evenly spaced, from the first step to the last."
+        )
+    if every != 1 and rows == "steps":
+        raise EpisodeError(
+            f"episode {number} has a frame every {every} steps; a row of LeRobot's is a step and a frame, so collect "
+            'with `--frame-stride 1`, or write a row of every frame alone, at a lower rate, with `rows="frames"` '
+            "(`export-lerobot --rows frames`)."
+        )
+    rate = episode.steps_per_second or episode.frequency
+    if rate is None:
+        raise EpisodeError(f"episode {number} does not say its rate; set `steps_per_second`.")
+    return Episode(
+        states=episode.states[kept],
+        actions=episode.actions[np.minimum(kept + every, episode.steps) - 1],
+        instructions=episode.instructions,
+        steps_per_second=rate / every,
+        images={camera: images[: len(kept)] for camera, images in episode.images.items()},
+        task=episode.task,
+        seed=episode.seed,
+        success=episode.success,
+    )
 
 
 class _Writer:
@@ -155,17 +191,11 @@ class _Writer:
         write_json(meta / OURS, {"steps_per_second": self._rate, "episodes": self._told}, indent=1)
 
     def _check(self, episode: Episode, number: int) -> None:
-        if not np.array_equal(episode.image_steps, np.arange(episode.steps)):
-            raise EpisodeError(
-                f"episode {number} has frames at the steps {episode.image_steps[:4].tolist()}...; a row of LeRobot's "
-                "is a step and a frame, so record with a frame at every step (`frame_stride` of 1)."
-            )
-        rate = episode.steps_per_second or episode.frequency
-        if rate is None:
-            raise EpisodeError(f"episode {number} does not say its rate; set `steps_per_second`.")
+        rate = episode.steps_per_second
+        assert rate is not None
         sizes = {camera: images.shape[1:3] for camera, images in episode.images.items()}
         if self._rate is None:
-            self._rate, self._sizes = float(rate), sizes
+            self._rate, self._sizes = rate, sizes
             self._fps = self._fps or max(1, round(rate))
         if abs(self._rate - rate) > 1e-3 * self._rate:
             raise EpisodeError(f"episode {number} has {rate:.4g} steps per second, the first has {self._rate:.4g}.")
