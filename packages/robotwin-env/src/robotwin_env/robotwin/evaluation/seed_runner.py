@@ -72,8 +72,8 @@ class SeedRunner:
         """Return what came of a seed; a simulator that fails gets a second chance.
 
         One that fails twice leaves it undecided whether the seed counts, unless its expert had solved it: then the
-        episode counts, as failed. An expert that has solved the seed is not asked again, and an episode that has begun
-        counts, whatever becomes of its scene in the second attempt.
+        episode counts, as failed. An expert that has solved the seed decides nothing any more, and an episode that has
+        begun counts, whatever becomes of its scene in the second attempt.
         """
         known = self._known(seed)
         if known not in ("ok", "unchecked", None):
