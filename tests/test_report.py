@@ -231,6 +231,38 @@ def test_training_seeds_are_summarised_together(tmp_path):
         section_of("seeds", runs[:1])
 
 
+def test_the_same_seed_twice_is_one_training_seed(tmp_path):
+    stage2(tmp_path / "a", seed=1)
+    stage2(tmp_path / "copy", seed=1)
+    stage2(tmp_path / "b", seed=2)
+    with pytest.raises(RunError, match="seeds"):
+        section_of("seeds", read_runs([tmp_path / name for name in ("a", "a", "copy")]))
+    rows = section_of("seeds", read_runs([tmp_path / name for name in ("a", "copy", "b", "b")])).table.rows
+    assert {row[1] for row in rows} == {"2"}
+
+
+@pytest.mark.parametrize("played", [(), TASKS[:1]])
+def test_a_run_that_has_not_played_all_is_no_training_seed_of_those_that_have(tmp_path, played):
+    folders = [stage2(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    for path in (folders[0] / "outcomes").glob("*/*.json"):
+        if path.stem not in played:
+            path.unlink()
+    runs = read_runs(folders)
+    assert {row[1] for row in section_of("seeds", runs).table.rows} == {"2"}
+    page_of(runs[:2])
+
+
+def test_two_gates_without_a_baseline_share_a_page_and_no_difference(tmp_path):
+    for gate in ("one", "two"):
+        write(tmp_path / gate / "config.json", {"app": "eval", "identity": {"gate": gate, "policy": "same"}})
+        for task in TASKS:
+            write(tmp_path / gate / "outcomes" / "learned" / f"{task}.json", played(8, [1.0, 0.0], end=0.5))
+    runs = read_runs([tmp_path / "one", tmp_path / "two"])
+    assert "training seeds" not in page_of(runs)
+    with pytest.raises(RunError, match="seeds"):
+        section_of("seeds", runs)
+
+
 def test_a_lost_method_or_half_an_evaluation_is_no_result(tmp_path):
     folder = stage2(tmp_path / "run")
     (folder / "outcomes" / "monotone" / "lift_pot.json").unlink()

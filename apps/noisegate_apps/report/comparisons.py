@@ -112,11 +112,13 @@ def lattice(run: RunRecord) -> Section | None:
 
 def seeds(runs: Sequence[RunRecord]) -> list[Section]:
     """Several training seeds of the same run: interquartile means and the difference over tasks and seeds."""
-    return [_seeds(group) for group in training_seeds_of(runs)]
+    return [one for group in training_seeds_of(runs) if (one := _seeds(group)) is not None]
 
 
-def _seeds(group: Sequence[RunRecord]) -> Section:
+def _seeds(group: Sequence[RunRecord]) -> Section | None:
     names = [name for name in group[0].outcomes if all(name in run.outcomes for run in group)]
+    if len(names) < 2:  # there is nothing to subtract
+        return None
     baseline = "shared" if "shared" in names else names[0]
     tasks = list(group[0].outcomes[baseline])
     rows, means, found = [], {}, {}

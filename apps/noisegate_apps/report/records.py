@@ -149,21 +149,27 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def training_seeds_of(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """Group runs that differ in their training seed, or in the gate trained with it, alone."""
-    groups: list[list[RunRecord]] = []
+    """Group runs that differ in their training seed, or in the gate trained with it, alone.
+
+    Of runs of the same seed the first one counts, and none without outcomes.
+    """
+    settings: list[JsonValue] = []
+    groups: list[dict[str, RunRecord]] = []
     for run in runs:
-        for group in groups:
-            if run.app == group[0].app and _without_seed(run) == _without_seed(group[0]) and run.outcomes:
-                group.append(run)
-                break
-        else:
-            groups.append([run])
-    return [group for group in groups if len(group) > 1]
+        if run.outcomes:
+            seed, same = _seed_and_settings(run)
+            if same not in settings:
+                settings.append(same)
+                groups.append({})
+            groups[settings.index(same)].setdefault(repr(seed), run)
+    return [list(group.values()) for group in groups if len(group) > 1]
 
 
-def _without_seed(run: RunRecord) -> JsonValue:
-    ignored = {"eval": "gate"}.get(run.app, "seed")
-    return {name: value for name, value in run.config.get("identity", {}).items() if name != ignored}
+def _seed_and_settings(run: RunRecord) -> tuple[JsonValue, JsonValue]:
+    """What tells training seeds apart, and all else: app, settings, and the tasks that have been played until now."""
+    identity = dict(run.config.get("identity", {}))
+    seed = identity.pop({"eval": "gate"}.get(run.app, "seed"), None)
+    return seed, [run.app, identity, sorted(next(iter(run.outcomes.values())))]
 
 
 def in_order(found: Mapping[str, Any]) -> dict[str, Any]:
