@@ -123,6 +123,15 @@ def test_every_schedule_with_a_label_has_a_colour_of_its_own_in_all_figures():
     assert len(set.union(points, *colours)) == 4 + len(LABELS)
 
 
+def test_an_ablation_of_every_schedule_with_a_label_keeps_its_figures(tmp_path):
+    folder = stage2(tmp_path / "run")
+    for name in LABELS:
+        for task in TASKS:
+            write(folder / "outcomes" / name / f"{task}.json", played(9, [1.0, 0.0], end=0.5))
+    names = ("success", "differences", "time-trajectories", "residual-times")
+    assert all(SECTIONS[name](read_run(folder)) is not None for name in names)
+
+
 def test_the_legend_of_the_trajectories_hides_no_curve(run):
     figure = section_of("time-trajectories", read_runs([run])).figure
     assert all(axes.get_legend() is None for axes in figure.axes)

@@ -13,13 +13,13 @@ from noisegate_apps.evaluation.statistics import (
     interquartile_mean,
     stratified_difference,
 )
-from noisegate_apps.evaluation.tabletop import label_of, pooled, rates_of
+from noisegate_apps.evaluation.tabletop import LABELS, label_of, pooled, rates_of
 from noisegate_apps.report import figures
 from noisegate_apps.report.records import RunRecord, training_seeds_of
 from noisegate_apps.report.section import Section, Table, estimated_percent, in_percent, in_points
 
-MOST_METHODS = 12
-"""Methods that one figure can tell apart; a lattice has its own."""
+MOST_METHODS = len(LABELS)
+"""Methods that one figure can tell apart: all that have a label and a colour; a lattice has its own."""
 
 
 def success(run: RunRecord) -> Section | None:
