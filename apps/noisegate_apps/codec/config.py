@@ -38,7 +38,8 @@ class CodecConfig:
     base_width: int = 16
     """Channels after the first convolution; each halving of the picture doubles them."""
     position_weight: float = 1.0
-    """Weight of the position read-out (in units of each object's spread); 0 for a plain autoencoder."""
+    """Weight of the position read-out (in units of each object's spread); 0 where no positions are known, or for a
+    plain autoencoder."""
     state_weight: float = 1.0
     """Weight of the read-out of the robot's state (in units of its deviation); 0 for none."""
     latent_noise: float = 0.1

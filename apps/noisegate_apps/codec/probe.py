@@ -38,9 +38,10 @@ class Labels:
 
 
 def labels_of(demonstrations: Demonstrations) -> Labels:
-    """Gather and standardise object positions and states."""
+    """Gather and standardise object positions, where there are any, and states."""
     names = tuple(demonstrations.object_positions)
-    positions = torch.stack([demonstrations.object_positions[name] for name in names], dim=1)
+    nowhere = torch.empty(len(demonstrations.frames), 0, 3)
+    positions = torch.cat((nowhere, *(demonstrations.object_positions[name][:, None] for name in names)), dim=1)
     present = ~positions[..., 0].isnan()
     positions = positions.nan_to_num()
     count = present.sum(0).unsqueeze(-1)

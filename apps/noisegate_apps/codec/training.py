@@ -30,10 +30,10 @@ def run(config: CodecConfig) -> None:
     """Train, standardise the latents, probe, and save."""
     device_of(config.device)  # refused before anything is read
     demonstrations = load_demonstrations(config.data, workers=config.workers)
-    if not demonstrations.object_positions:
+    if config.position_weight and not demonstrations.object_positions:
         raise RunError(
-            f"`{config.data}` says nowhere where objects are, which the codec learns to show; give it demonstrations "
-            "of the tabletop, from `uv run apps/collect.py`."
+            f"`{config.data}` says nowhere where objects are, which the codec learns to show; go without by "
+            "`--position-weight 0`, or give it demonstrations of the tabletop, from `uv run apps/collect.py`."
         )
     identity = identity_of(config, {"data": demonstrations.digest})
     with claimed(config.out, "train_codec", config, identity, config.folder) as folder:
