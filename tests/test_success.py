@@ -43,6 +43,13 @@ def test_swapping_the_sides_flips_the_difference(pairs):
     assert ahead.difference == pytest.approx(SuccessRate.of(first).rate - SuccessRate.of(second).rate)
 
 
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+def test_the_interval_of_a_difference_holds_it_and_stays_within_minus_one_and_one(pairs):
+    found = PairedDifference.of(*zip(*pairs, strict=True))
+    low, high = found.interval
+    assert -1.0 <= low <= found.difference <= high <= 1.0
+
+
 def test_equal_outcomes_still_leave_an_uncertain_difference():
     low, high = PairedDifference.of([True] * 50, [True] * 50).interval
     assert low < 0.0 < high

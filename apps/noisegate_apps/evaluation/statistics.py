@@ -63,7 +63,8 @@ class PairedDifference:
     """The difference of two rates over the same scenes, from the pairs that disagree.
 
     The interval is Agresti and Min's adjusted Wald interval for matched pairs (2005): half a pair is added to each
-    of the four cells, which holds its level also where few pairs disagree.
+    of the four cells, which holds its level also where few pairs disagree. It ends at -1 and 1, beyond which there is
+    no difference.
     """
 
     gained: int
@@ -83,7 +84,7 @@ class PairedDifference:
         n, b, c = self.episodes + 2, self.gained + 0.5, self.lost + 0.5
         centre = (b - c) / n
         half = Z95 * math.sqrt((b + c) - (b - c) ** 2 / n) / n
-        return centre - half, centre + half
+        return max(-1.0, centre - half), min(1.0, centre + half)
 
     @property
     def p_value(self) -> float:
