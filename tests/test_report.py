@@ -214,6 +214,13 @@ def test_a_figure_is_a_command(app, run, tmp_path):
     assert "has what the figure `lattice` needs" in refused.errors
 
 
+@pytest.mark.parametrize("name", ["figure", "figure.foo"])
+def test_a_figure_in_no_known_format_is_refused(app, run, tmp_path, name):
+    refused = app("report", run, "--figure", "success", "--out", tmp_path / name, status=2)
+    assert "ends with .svg, .pdf" in " ".join(refused.errors.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_prints_where_the_page_is(app, run, tmp_path):
     assert str(tmp_path / "page.html") in app("report", run, "--out", tmp_path / "page.html").output
     assert (tmp_path / "page.html").exists()

@@ -2,7 +2,7 @@
 
 `uv run apps/report.py runs/stage2` writes `runs/stage2/report.html`; several runs share a page, and runs that differ in
 their training seed alone are summarised together. `--figure NAME --out FILE` writes one figure instead, in the format
-that the file's name says (`.svg`, `.pdf`, `.png`).
+that the file's name says (`.svg`, `.pdf`, `.eps`, `.png` or `.jpg`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ FigureName = Literal[
 """Figures by their names; `docs/figures.md` says which is which in the paper."""
 
 
+FORMATS = (".svg", ".pdf", ".eps", ".png", ".jpg")
+"""What the file of a figure may end with."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConfig:
     """What is drawn, and where to."""
@@ -47,6 +51,8 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if self.figure is not None and self.out is None:
             raise ValueError("`--figure` needs `--out FILE`, such as `--out figure.svg`.")
+        if self.figure is not None and self.out is not None and self.out.suffix.lower() not in FORMATS:
+            raise ValueError(f"`out` is `{self.out}`; the file of a figure ends with {', '.join(FORMATS)}.")
 
     def check(self) -> None:
         """Refuse what is missing before anything slow is loaded.
