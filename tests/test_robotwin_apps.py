@@ -19,10 +19,10 @@ from noisegate_apps.evaluation.tables import PUBLISHED, Published, write_tables
 from noisegate_apps.evaluation.tabletop import Variant, shared
 from noisegate_apps.play.worlds import at_policy_size, executed_actions
 from noisegate_apps.policy.loading import load_policy
-from noisegate_apps.runs.command_line import RoboTwinOptions
+from noisegate_apps.runs.command_line import RoboTwinOptions, parse
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.identity import identity_of
-from noisegate_apps.stage2.config import Stage2Config
+from noisegate_apps.stage2.config import PRESETS, Stage2Config
 from noisegate_apps.stage2.training import training_seeds
 from robotwin_env.episodes import Episode, episode_path, read_episode, write_episode
 from robotwin_env.errors import SeedPoolError, SplitError
@@ -327,6 +327,13 @@ def test_robotwin_is_chosen_on_the_command_line():
     assert parsed.tasks == ("lift_pot", "turn_switch")
     assert (parsed.robotwin.root, parsed.robotwin.task_config) == (Path("R"), "demo_clean")
     assert parsed.robotwin.embodiment == ("piper", "piper")
+
+
+@pytest.mark.parametrize("words", ["seen", "unseen"])
+def test_an_evaluation_on_robotwin_may_choose_its_words(words):
+    chosen = parse(EvalConfig, ["--env", "robotwin", "--robotwin.instructions", words]).robotwin
+    assert (chosen.split, chosen.instructions) == ("eval", words)
+    assert parse(Stage2Config, ["--env", "robotwin"], presets=PRESETS).robotwin.split == "train"
 
 
 def test_pictures_and_chunks_are_as_the_policy_was_trained(tmp_path):

@@ -69,7 +69,7 @@ class EvalConfig:
     """What becomes of an earlier run."""
     env: EnvName = "tabletop"
     """Where episodes are played: on the embedded `tabletop`, or in a checkout of `robotwin`."""
-    robotwin: RoboTwinOptions = field(default_factory=RoboTwinOptions)
+    robotwin: RoboTwinOptions = field(default_factory=lambda: RoboTwinOptions(split="eval"))
     """RoboTwin's settings."""
     tasks: TaskNames = ()
     """Tasks to evaluate; those that the policy has learned unless given."""

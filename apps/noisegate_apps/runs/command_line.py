@@ -52,7 +52,7 @@ class RoboTwinOptions(RoboTwinConfig):
     task: tyro.conf.Suppress[str] = "click_bell"
     """Replaced by each of the app's tasks."""
     split: tyro.conf.Suppress[Split] = "train"
-    """Replaced by `eval` where scenes are evaluated."""
+    """`eval` in an evaluation; Stage 2 replaces it for its own."""
     task_config: Annotated[str, tyro.conf.arg(name="task-config", prefix_name=False)] = "demo_randomized"
     """The name of one of RoboTwin's task configurations, or the path of such a file (`.yml`)."""
 
