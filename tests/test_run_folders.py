@@ -126,6 +126,16 @@ def test_overwriting_starts_anew_and_not_resuming_refuses(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["identity"] == {"seed": 1}
 
 
+@pytest.mark.sim
+def test_demonstrations_of_other_settings_are_refused_with_advice_that_can_be_followed(app, tmp_path):
+    begin(tmp_path, {"noise": 0.5}, app="collect")
+    command = ("collect", "--tasks", "click_bell", "--episodes", 1, "--workers", 1, "--out", tmp_path)
+    assert "start anew with `--overwrite`" in app(*command, status=1).errors
+    app(*command, "--overwrite")
+    assert not (tmp_path / "kept").exists()
+    assert len(list((tmp_path / "click_bell").iterdir())) == 1
+
+
 def test_metrics_after_the_resumed_step_are_forgotten_half_lines_too(tmp_path):
     run = RunFolder(tmp_path)
     for step in (1, 2, 3):

@@ -75,7 +75,7 @@ def collect_on_tabletop(config: CollectConfig) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     solved = tried = 0
     with (
-        claimed(config.data_folder, "collect", config, identity),
+        claimed(config.data_folder, "collect", config, identity, config.folder),
         Progress(*columns, console=console) as progress,
         worker_processes(config.workers) as pool,
     ):
@@ -92,7 +92,8 @@ def collect_on_tabletop(config: CollectConfig) -> None:
 def collect_on_robotwin(config: CollectConfig) -> None:
     """Have RoboTwin's experts solve scenes, seed after seed, until there are enough."""
     console = Console()
-    with claimed(config.data_folder, "collect", config, identity_of(config, without=("episodes", "tasks"))):
+    same = identity_of(config, without=("episodes", "tasks"))
+    with claimed(config.data_folder, "collect", config, same, config.folder):
         for task in tasks_in(config.env, config.tasks):
             with progress_bar() as bar:
                 shown = bar.add_task(task, total=config.scenes)

@@ -2,7 +2,7 @@
 
 `uv run apps/collect.py` plays 1,000 scenes of each task on the tabletop and writes them below `data/tabletop`.
 `--env robotwin --robotwin.root PATH` has RoboTwin's own experts solve 50 scenes of each task for `data/robotwin`.
-Started again, it adds what is missing.
+Started again, it adds what is missing; `--overwrite` removes what is there first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from noisegate_apps.play.worlds import TASK_NAMES, EnvName, SceneName, known_tasks
-from noisegate_apps.runs.command_line import RoboTwinOptions, TaskNames, at_least, require_checkout
+from noisegate_apps.runs.command_line import Folder, RoboTwinOptions, TaskNames, at_least, require_checkout
 from noisegate_apps.runs.folder import FolderOptions, refuse
 from robotwin_env.splits import check_seeds
 
@@ -25,6 +25,8 @@ class CollectConfig:
 
     out: Path | None = None
     """Folder of the data set; one folder a task inside. `data/tabletop` or `data/robotwin` unless given."""
+    folder: Folder = field(default_factory=FolderOptions)
+    """What becomes of what was collected earlier."""
     env: EnvName = "tabletop"
     """Where the experts work: on the embedded `tabletop`, or in a checkout of `robotwin`."""
     robotwin: RoboTwinOptions = field(default_factory=RoboTwinOptions)
@@ -63,7 +65,7 @@ class CollectConfig:
         Raises:
             RunError: If there is no RoboTwin checkout where its experts are to work.
         """
-        refuse(self.data_folder, "collect", FolderOptions())
+        refuse(self.data_folder, "collect", self.folder)
         if self.env == "robotwin":
             require_checkout(self.robotwin)
 
