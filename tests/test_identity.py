@@ -86,12 +86,14 @@ def test_a_policy_may_move(app, policy, played, tmp_path):
     assert len(played) == count
 
 
-def test_another_gate_at_the_same_place_is_refused(app, tmp_path):
-    shutil.copytree(ROOT / "checkpoints" / "tabletop-gate", tmp_path / "gate")
-    command = ("eval", "--gate", tmp_path / "gate", *ONE, "--out", tmp_path / "run")
+@pytest.mark.parametrize(("name", "suffix", "field"), [("learned", "", "gate"), ("global", "-global", "gate.global")])
+def test_another_gate_at_the_same_place_is_refused(app, tmp_path, name, suffix, field):
+    gate = tmp_path / f"gate{suffix}"
+    shutil.copytree(ROOT / "checkpoints" / "tabletop-gate", gate)
+    command = ("eval", "--schedules", name, "--gate", tmp_path / "gate", *ONE, "--no-illustrate", "--out", tmp_path)
     app(*command)
-    retrain(tmp_path / "gate", "model.safetensors", next(iter(load_file(tmp_path / "gate" / "model.safetensors"))))
-    assert "`gate` = " in app(*command, status=1).errors
+    retrain(gate, "model.safetensors", next(iter(load_file(gate / "model.safetensors"))))
+    assert f"`{field}` = " in app(*command, status=1).errors
 
 
 def test_stage_2_on_another_policy_at_the_same_place_is_refused(app, policy, tmp_path):

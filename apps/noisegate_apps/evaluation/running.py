@@ -11,6 +11,7 @@ from rich.console import Console
 from noisegate_apps.evaluation.config import EvalConfig
 from noisegate_apps.evaluation.lattice import SHARED, best_fixed, ceiling, grid, print_ceiling
 from noisegate_apps.evaluation.robotwin import RoboTwinScenes, outcomes_of
+from noisegate_apps.evaluation.schedules import BY_NAME, LearnedRow
 from noisegate_apps.evaluation.statistics import Outcomes
 from noisegate_apps.evaluation.tables import evaluate_with_tables
 from noisegate_apps.evaluation.tabletop import (
@@ -79,10 +80,11 @@ def digests_of(config: EvalConfig, variants: Sequence[Variant]) -> dict[str, Jso
     """Return what an evaluation reads, by the option that names it: digests, or what was chosen by a lattice."""
     policies = {variant.name: variant.policy.digest for variant in variants}
     shared_times = policies.pop("shared-times", None)
+    gates = {one.name: one.schedule for one in variants if isinstance(BY_NAME.get(one.name), LearnedRow)}
     return {
         "policy": next(iter(policies.values())),
         "shared_times_policy": shared_times,
-        "gate": next((variant.schedule for variant in variants if variant.name == "learned"), None),
+        "gate": gates.get("learned") if gates.keys() <= {"learned"} else gates,
         "lattice": None if config.lattice is None else read_json(config.lattice),
     }
 
