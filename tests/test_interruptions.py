@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from noisegate_apps.evaluation.tabletop import HeldOutScenes, shared
+from noisegate_apps.evaluation.tabletop import HeldOutScenes, Variant, evaluate, shared
 from noisegate_apps.play.episodes import play
 from noisegate_apps.play.worlds import pool_of
 from noisegate_apps.policy.loading import load_policy
+from noisegate_apps.runs.files import read_json
 from robotwin_env.vector import PoolError
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +160,24 @@ def test_a_dead_simulator_process_of_an_evaluation_is_replaced_and_nothing_chang
     assert sorted(found) == sorted(expected) == list(range(6))
     for place, episode in expected.items():
         assert (found[place].success, found[place].steps) == (episode.success, episode.steps)
+
+
+def test_chunks_that_were_planned_again_for_a_replaced_process_are_recorded_once(policy, tmp_path):
+    scenes = HeldOutScenes(tasks=("click_bell",), episodes=3)
+    with pool_of("tabletop", slots=3, workers=2) as pool:
+        killed = []
+
+        def killing(rows):
+            if not killed:
+                killed.append(pool.worker_pids[0])
+                os.kill(killed[0], signal.SIGKILL)
+            return shared(rows)
+
+        for name, choose in (("killed", killing), ("whole", shared)):
+            evaluate([Variant(name="shared", policy=policy, choose=choose)], scenes, pool, tmp_path / name)
+    assert killed
+    found, whole = (read_json(tmp_path / name / "shared" / "click_bell.json") for name in ("killed", "whole"))
+    assert found == whole
 
 
 def test_not_more_processes_are_replaced_than_may_die(policy):

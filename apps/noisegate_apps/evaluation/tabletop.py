@@ -156,25 +156,34 @@ def evaluate(
 
 
 class _Chunks:
-    """Sees every chunk that is planned: how the times fell, and how many network calls it took."""
+    """Sees every chunk that is planned: how the times fell, and how many network calls it took.
+
+    A chunk that is planned again, since its episode was lost, counts once.
+    """
 
     def __init__(self) -> None:
-        self.paths: list[Tensor] = []
-        self._calls: dict[int, list[int]] = defaultdict(list)
+        self._seen: dict[tuple[int, int], tuple[Tensor, int]] = {}
 
     def __call__(self, rows: Sequence[PlayedEpisode], _: object, plan: Plan) -> None:
-        self.paths.append(plan.chunk.times.cpu())
-        for row, calls in zip(rows, plan.chunk.evaluated.tolist(), strict=True):
-            self._calls[row.job.seed].append(calls)
+        found = zip(rows, plan.chunk.times.cpu(), plan.chunk.evaluated.tolist(), strict=True)
+        self._seen |= {(row.job.seed, row.chunks): (times, calls) for row, times, calls in found}
+
+    @property
+    def paths(self) -> list[Tensor]:
+        """Every chunk's times `(steps + 1, frames)`."""
+        return [times for times, _ in self._seen.values()]
 
     def calls(self, jobs: Sequence[EpisodeJob]) -> list[float]:
         """Network calls per chunk of each episode, in the order of the jobs."""
-        return [fmean(self._calls[job.seed]) for job in jobs]
+        by_seed: dict[int, list[int]] = defaultdict(list)
+        for (seed, _), (_, calls) in self._seen.items():
+            by_seed[seed].append(calls)
+        return [fmean(by_seed[job.seed]) for job in jobs]
 
 
 def _times(paths: Sequence[Tensor]) -> JsonValue:
     """Path of the latents' times over all chunks: mean, deviation, and where the middle 80% run."""
-    joined = torch.cat(list(paths))
+    joined = torch.stack(list(paths))
     deviation = joined.std(0) if len(joined) > 1 else torch.zeros_like(joined[0])
     low, high = joined.quantile(torch.tensor([0.1, 0.9]), dim=0)
     spread = {"deviation": deviation.tolist(), "low": low.tolist(), "high": high.tolist()}
