@@ -19,11 +19,11 @@ from noisegate_apps.evaluation.tables import PUBLISHED, Published, write_tables
 from noisegate_apps.evaluation.tabletop import Variant, shared
 from noisegate_apps.play.worlds import at_policy_size, executed_actions
 from noisegate_apps.policy.loading import load_policy
-from noisegate_apps.runs.command_line import RoboTwinOptions, parse
+from noisegate_apps.runs.command_line import RoboTwinOptions, parse, require_checkout
 from noisegate_apps.runs.errors import RunError
-from noisegate_apps.runs.identity import identity_of
+from noisegate_apps.runs.identity import differences, identity_of
 from noisegate_apps.stage2.config import PRESETS, Stage2Config
-from noisegate_apps.stage2.training import training_seeds
+from noisegate_apps.stage2.training import digests_of, training_seeds
 from robotwin_env.episodes import Episode, episode_path, read_episode, write_episode
 from robotwin_env.errors import SeedPoolError, SplitError
 from robotwin_env.robotwin import RoboTwinConfig
@@ -379,3 +379,38 @@ def test_a_run_on_the_tabletop_knows_nothing_of_robotwin_and_one_on_robotwin_not
     two = identity_of(EvalConfig(env="robotwin", robotwin=RoboTwinOptions(root=Path("b"), step_timeout=2.0)))
     assert one == two
     assert one != identity_of(EvalConfig(env="robotwin", robotwin=RoboTwinOptions(control="chunk")))
+
+
+def test_a_task_configuration_of_ones_own_may_move_and_may_not_change(tmp_path):
+    def identity(folder, content):
+        file = tmp_path / folder / "mine.yml"
+        file.parent.mkdir()
+        file.write_text(content)
+        return identity_of(EvalConfig(env="robotwin", robotwin=RoboTwinOptions(task_config=str(file))))
+
+    known = identity("here", "embodiment: [arms]")
+    assert identity("there", "embodiment: [arms]") == known
+    assert differences(known, identity("changed", "embodiment: [legs]"))[0].startswith(
+        "`robotwin.task_config` = 'mine "
+    )
+    with pytest.raises(RunError, match=r"gone\.yml` does not exist: a task configuration is needed"):
+        require_checkout(RoboTwinOptions(root=tmp_path, task_config="gone.yml"))
+
+
+def test_stage_2_on_robotwin_belongs_to_the_code_and_the_seeds_that_it_plays(policy, recording, tmp_path):
+    def identity(pools):
+        options = RoboTwinOptions(root=tmp_path, simulator=recording.simulator, variables=recording.variables)
+        config = Stage2Config(env="robotwin", robotwin=options, seed_pools=pools, tasks=("click_bell",))
+        return identity_of(config, digests_of(config, policy, training_seeds(config)))
+
+    collect_task(recording, tmp_path / "data", episodes=2, first_seed=0, simulators=1)
+    known, alone = identity(tmp_path / "data"), identity(None)
+    assert known["simulator"]["commit"] == "fake"
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert identity(tmp_path / "moved") == known
+    collect_task(recording, tmp_path / "moved", episodes=3, first_seed=0, simulators=1)
+    (grown,) = differences(known, identity(tmp_path / "moved"))
+    assert grown.startswith("`seed_pools` = ")
+    with recording.simulator.open("a") as file:
+        file.write("Recording.hello = lambda self: FakeSimulator.hello(self) | {'commit': 'edited'}\n")
+    assert differences(alone, identity(None)) == ["`simulator.commit` = 'fake' there, 'edited' here"]

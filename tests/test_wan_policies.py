@@ -63,9 +63,9 @@ def test_stage_2_decides_on_the_policys_own_clock(wan_policy, tmp_path, monkeypa
     seen = []
     train = stage2.train
 
-    def seeing(config, folder, policy):
+    def seeing(config, folder, policy, **options):
         seen.append(policy.clock)
-        return train(config, folder, policy)
+        return train(config, folder, policy, **options)
 
     monkeypatch.setattr(stage2, "train", seeing)
     stage2.run(small(wan_policy, tmp_path / "run", skip_eval=True))
@@ -96,6 +96,7 @@ def test_evaluation_plays_on_robotwin_and_the_tabletop(wan_policy, robotwin, tmp
     evaluate(EvalConfig(**common, env="robotwin", robotwin=robotwin, workers=1, out=tmp_path / "eval"))
     for name in ("shared-learned-imagine-first", "robotwin-shared-learned-imagine-first"):
         assert set(results_of(tmp_path / "eval" / name)) == {"shared", "learned", "imagine-first"}
+        assert "seed_pools" not in json.loads((tmp_path / "eval" / name / "config.json").read_text())["identity"]
 
 
 def test_a_film_that_fails_loses_no_result(wan_policy, tmp_path, monkeypatch):

@@ -122,6 +122,23 @@ def outcomes_of(measured: Measurements) -> dict[str, Outcomes]:
     return {name: {task: one.result.outcomes for task, one in found.items()} for name, found in measured.items()}
 
 
+def simulator_of(config: RoboTwinConfig) -> JsonValue:
+    """Return what results on a simulator depend on, its checkout's commit among it, as one says that is started for it.
+
+    Raises:
+        robotwin_env.errors.RobotwinEnvError: If none starts.
+    """
+    env = RoboTwinEnv(config)
+    try:
+        return _identifying(env.describe())
+    finally:
+        env.close()
+
+
+def _identifying(described: Mapping[str, object]) -> JsonValue:
+    return {name: described.get(name) for name in IDENTIFYING}
+
+
 def _evaluate(
     variant: Variant, task: str, scenes: RoboTwinScenes, record: Path, *, on_seed: Callable[[SeedRecord], None]
 ) -> MeasuredTask:
@@ -143,7 +160,7 @@ def _evaluate(
             "control": config.control,
             "action_mode": config.action_mode,
             "replan_after": scenes.replan_after,
-            "simulator": {name: described.get(name) for name in IDENTIFYING},
+            "simulator": _identifying(described),
         }
         answer = _plans_of(variant, config, envs[0], scenes.replan_after)
         plan: BatchedCalls[PlanRequest, NDArray[Any]] = BatchedCalls(answer, max_batch=len(envs))

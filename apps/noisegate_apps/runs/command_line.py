@@ -176,7 +176,7 @@ def require(path: Path, what: str, remedy: str) -> None:
 
 
 def require_checkout(options: RoboTwinOptions) -> None:
-    """Refuse a missing checkout before anything slow is imported.
+    """Refuse a missing checkout, or task configuration, before anything slow is imported.
 
     Raises:
         RunError: If there is none.
@@ -184,3 +184,5 @@ def require_checkout(options: RoboTwinOptions) -> None:
     if options.root == RoboTwinConfig().root and not options.root.exists():
         raise RunError("`--env robotwin` needs `--robotwin.root PATH`, the folder of a RoboTwin 2.0 checkout.")
     require(options.root, "a RoboTwin 2.0 checkout", "give its folder with `--robotwin.root PATH`")
+    if Path(options.task_config).suffix:
+        require(Path(options.task_config), "a task configuration", "give its file, or a name of RoboTwin's")

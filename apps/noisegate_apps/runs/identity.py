@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from noisegate_apps.runs.files import JsonValue, plain
@@ -40,8 +42,9 @@ def identity_of(
 ) -> JsonValue:
     """Return what a run's results depend on, in JSON form.
 
-    A path says nothing about what lies there: the digest of what was read stands in its place, so that a policy may
-    move and may not change. A run on the tabletop is not tied to RoboTwin's settings.
+    A path says nothing about what lies there: the digest of what was read stands in its place, so that a policy, or a
+    file of RoboTwin's task configuration, may move and may not change. A run on the tabletop is not tied to RoboTwin's
+    settings.
 
     Args:
         config: The run's configuration, a dataclass.
@@ -50,6 +53,7 @@ def identity_of(
     """
     record: dict[str, JsonValue] = plain(asdict(config))
     if record.get("env") == "robotwin":
+        record["robotwin"]["task_config"] = _content(Path(record["robotwin"]["task_config"]))
         dropped = [*INDIFFERENT, *(f"robotwin.{name}" for name in PROCESS_FIELDS), *without]
     else:
         dropped = [*INDIFFERENT, *ROBOTWIN_FIELDS, *without]
@@ -60,6 +64,13 @@ def identity_of(
         place, last = _place(record, name)
         place[last] = digest
     return record
+
+
+def _content(task_config: Path) -> str:
+    """A task configuration of RoboTwin's by its name, one's own by the digest of its file, where that is there."""
+    if not task_config.suffix or not task_config.is_file():
+        return str(task_config)
+    return f"{task_config.stem} {blake2b(task_config.read_bytes(), digest_size=16).hexdigest()}"
 
 
 def _place(record: JsonValue, name: str) -> tuple[dict[str, JsonValue], str]:

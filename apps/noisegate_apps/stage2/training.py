@@ -32,7 +32,7 @@ from grpo_core import (
 from grpo_core.collection import Collected
 from noisegate_apps.data.transitions import to_learn_from
 from noisegate_apps.evaluation.lattice import best_fixed, lattice_beside
-from noisegate_apps.evaluation.robotwin import RoboTwinScenes, episode_job, outcomes_of
+from noisegate_apps.evaluation.robotwin import RoboTwinScenes, episode_job, outcomes_of, simulator_of
 from noisegate_apps.evaluation.statistics import Outcomes
 from noisegate_apps.evaluation.tables import evaluate_with_tables
 from noisegate_apps.evaluation.tabletop import (
@@ -61,7 +61,7 @@ from noisegate_apps.report.figures import learning_curve, residual_times, save, 
 from noisegate_apps.report.page import announce
 from noisegate_apps.report.showcase import illustrate, worth_filming
 from noisegate_apps.runs.devices import one_thread
-from noisegate_apps.runs.files import read_json, write_json
+from noisegate_apps.runs.files import JsonValue, read_json, write_json
 from noisegate_apps.runs.folder import RunFolder, claimed
 from noisegate_apps.runs.identity import identity_of
 from noisegate_apps.runs.progress import progress_bar
@@ -77,13 +77,17 @@ from robotwin_env.robotwin.collection import usable_seeds
 from robotwin_env.robotwin.evaluation import OfficialProtocol
 from robotwin_env.splits import FIRST_SEEDS, check_seeds
 from wam_backbone import Blind
-from wam_backbone.data import weights_digest
+from wam_backbone.data import digest_of, weights_digest
 
 TRAINING_SEEDS = range(FIRST_SEEDS["train"], FIRST_SEEDS["train"] + 1_000)
 """Scene seeds of Stage 2: neither demonstrations nor evaluation use them."""
 
 
-def training_seeds(config: Stage2Config) -> dict[str, range | tuple[int, ...]]:
+Seeds = Mapping[str, range | tuple[int, ...]]
+"""Task to the scene seeds of its groups."""
+
+
+def training_seeds(config: Stage2Config) -> Seeds:
     """Return each task's scene seeds: the same for all, or of RoboTwin those that are known to be good.
 
     Raises:
@@ -96,11 +100,11 @@ def training_seeds(config: Stage2Config) -> dict[str, range | tuple[int, ...]]:
     return {task: usable_seeds(replace(config.robotwin, task=task), config.seed_pools) for task in config.tasks}
 
 
-def group_source(config: Stage2Config) -> RoundRobin:
-    """Make what says which group is played next."""
+def group_source(config: Stage2Config, seeds: Seeds | None = None) -> RoundRobin:
+    """Make what says which group is played next, of `training_seeds` unless told."""
     sampling = config.sampling
     make = RoundRobin if sampling.revisit is None else partial(MixedAllocation, revisit=sampling.revisit, explore=1.0)
-    seeds = training_seeds(config)
+    seeds = seeds or training_seeds(config)
     known = sorted(set().union(*seeds.values()))
     groups = make(config.tasks, known, size=config.group_size, antithetic=sampling.antithetic, run_seed=config.seed)
     for task, own in seeds.items():
@@ -186,8 +190,17 @@ def played(collected: Collected[Mapping[str, Tensor], Tensor]) -> dict[str, floa
 
 
 @one_thread()
-def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> GatingPolicyNetwork:
-    """Train the gate, going on from the last finished epoch."""
+def train(
+    config: Stage2Config, folder: RunFolder, policy: WorldPolicy, *, seeds: Seeds | None = None
+) -> GatingPolicyNetwork:
+    """Train the gate, going on from the last finished epoch.
+
+    Args:
+        config: Of the run.
+        folder: Where its state and metrics are kept.
+        policy: That plans, frozen.
+        seeds: Of `training_seeds`, where they are already known.
+    """
     set_seed(config.seed)
     gate = new_gate(config.gate, policy).to(policy.device)
     optimizer = torch.optim.AdamW(gate.parameters(), lr=config.learning_rate)
@@ -204,7 +217,7 @@ def train(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) -> Gatin
             seed=config.seed,
         ),
     )
-    groups = group_source(config)
+    groups = group_source(config, seeds)
     state = TrainingState(folder.path / "state", {"gate": gate, "learner": learner, "groups": groups})
     done = state.resume()
     begins = config.orient > 0 and not done
@@ -319,6 +332,16 @@ def play(
     return results, jobs, [held_out.jobs(task)[0] for task in config.tasks]
 
 
+def digests_of(config: Stage2Config, policy: WorldPolicy, seeds: Seeds) -> dict[str, JsonValue]:
+    """Return what a run reads, by the option that names it, and on RoboTwin the simulator that it plays in."""
+    found = {"policy": policy.digest, "lattice": None if config.lattice is None else read_json(config.lattice)}
+    if config.env == "robotwin":
+        found["simulator"] = simulator_of(replace(config.robotwin, task=config.tasks[0]))
+        if config.seed_pools is not None:
+            found["seed_pools"] = digest_of({task: list(own) for task, own in seeds.items()})
+    return found
+
+
 def run(config: Stage2Config) -> None:
     """Train, save the gate, and compare."""
     if config.executor not in ("auto", "in-process") and config.calls_per_epoch < config.workers:
@@ -343,10 +366,10 @@ def run(config: Stage2Config) -> None:
         imagination=imagination,
         lattice=lattice,
     )
-    digests = {"policy": policy.digest, "lattice": None if config.lattice is None else read_json(config.lattice)}
-    same = identity_of(config, digests)
+    seeds = training_seeds(config)
+    same = identity_of(config, digests_of(config, policy, seeds))
     with claimed(config.out, "stage2", config, same, config.folder) as folder:
-        gate = train(config, folder, policy)
+        gate = train(config, folder, policy, seeds=seeds)
         gate.save_pretrained(folder.path / "gate")
         if not config.skip_eval:
             compare(config, folder, policy, gate)
