@@ -18,7 +18,10 @@ from noisegate_apps.evaluation.robotwin import RoboTwinScenes, evaluate_on_robot
 from noisegate_apps.evaluation.tabletop import HeldOutScenes, Variant, evaluate, shared
 from noisegate_apps.play.worlds import pool_of
 from noisegate_apps.policy.loading import load_policy
+from noisegate_apps.runs.errors import RunError
+from noisegate_apps.runs.folder import claimed
 from noisegate_apps.runs.identity import differences
+from noisegate_apps.runs.provenance import physics
 from noisegate_apps.stage1 import config as stage1
 from robotwin_env.episodes import Episode, episode_path, write_episode
 from robotwin_env.errors import EvaluationError
@@ -123,6 +126,54 @@ def test_recorded_outcomes_of_another_policy_schedule_or_scene_are_played_again(
             before = len(played)
             evaluate([changed[0]], changed[1], pool, tmp_path / "outcomes")
             assert (len(played) > before) == planned
+
+
+def test_recorded_outcomes_of_other_physics_are_played_again(policy, played, tmp_path, monkeypatch):
+    variant = Variant(name="shared", policy=load_policy(policy, device="cpu"), choose=shared)
+    scenes = HeldOutScenes(tasks=("click_bell",), episodes=1)
+    record = tmp_path / "shared" / "click_bell.json"
+    with pool_of("tabletop", slots=1, workers=0) as pool:
+        evaluate([variant], scenes, pool, tmp_path)
+        count, known = len(played), json.loads(record.read_text())
+        assert known["identity"].pop("physics") == physics()
+        record.write_text(json.dumps(known))  # as it was before physics were recorded
+        evaluate([variant], scenes, pool, tmp_path)
+        assert len(played) == count
+        monkeypatch.setattr("noisegate_apps.evaluation.tabletop.physics", lambda: "other")
+        record.write_text(json.dumps(known | {"identity": known["identity"] | {"physics": physics()}}))
+        evaluate([variant], scenes, pool, tmp_path)
+        assert len(played) > count
+
+
+def test_a_run_on_the_tabletop_belongs_to_its_physics(tmp_path, monkeypatch):
+    def begin(**options):
+        with claimed(tmp_path, "stage2", {}, {"seed": 0}, **options) as run:
+            (run.path / "kept").touch()
+
+    begin(on_tabletop=True)
+    begin(on_tabletop=True)
+    monkeypatch.setattr("noisegate_apps.runs.folder.physics", lambda: "other")
+    with pytest.raises(RunError, match=r"`physics` = '.*' there, 'other' here"):
+        begin(on_tabletop=True)
+    begin()
+    monkeypatch.setattr("noisegate_apps.runs.folder.physics", lambda: None)  # outside of the repository: unknown
+    begin(on_tabletop=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("collect", "--tasks", "click_bell", "--episodes", 1, "--workers", 1),
+        ("stage2", "--tasks", "click_bell", "--epochs", 0, "--orient", 0, "--workers", 0, "--skip-eval"),
+        ("eval", "--schedules", "shared", *ONE, "--no-illustrate"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_whatever_plays_on_the_tabletop_is_refused_under_other_physics(app, command, tmp_path, monkeypatch):
+    app(*command, "--out", tmp_path)
+    app(*command, "--out", tmp_path)
+    monkeypatch.setattr("noisegate_apps.runs.folder.physics", lambda: "other")
+    assert "holds another run (`physics` = " in app(*command, "--out", tmp_path, status=1).errors
 
 
 def test_what_another_variant_has_played_is_taken_over_and_recorded_as_its_own(policy, played, tmp_path):

@@ -75,7 +75,7 @@ def collect_on_tabletop(config: CollectConfig) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     solved = tried = 0
     with (
-        claimed(config.data_folder, "collect", config, identity, config.folder),
+        claimed(config.data_folder, "collect", config, identity, config.folder, on_tabletop=True),
         Progress(*columns, console=console) as progress,
         worker_processes(config.workers) as pool,
     ):

@@ -72,7 +72,8 @@ def run(config: EvalConfig) -> None:
     config = replace(config, imagination=config.imagination.resolved(tasks, known))
     # Pools spare the expert alone; what it made of the seeds is in the records.
     same = identity_of(config, digests_of(config, variants), without=("seed_pools",))
-    with claimed(config.out / config.name, "eval", config, same, config.folder) as folder:
+    on_tabletop = config.env == "tabletop"
+    with claimed(config.out / config.name, "eval", config, same, config.folder, on_tabletop=on_tabletop) as folder:
         measure(config, variants, folder)
         announce(folder.path)
 

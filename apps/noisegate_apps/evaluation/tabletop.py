@@ -28,6 +28,7 @@ from noisegate_apps.play.worlds import Pool
 from noisegate_apps.policy.world import Plan, WorldPolicy
 from noisegate_apps.runs.files import JsonValue, plain, read_json, write_json
 from noisegate_apps.runs.progress import progress_bar
+from noisegate_apps.runs.provenance import physics
 from noisegate_apps.runs.seeds import seed_of
 from robotwin_env import TabletopConfig
 from robotwin_env.splits import EVALUATION_SEEDS
@@ -124,7 +125,8 @@ def evaluate(
                 record = folder / variant.name / f"{task}.json"
                 same = identity_of_outcomes(variant, scenes, task)
                 held = read_json(record) if record.exists() else {}
-                if held.get("identity") == same and "calls" in held:
+                # A record without physics is from before they were kept; its run has them.
+                if "calls" in held and {"physics": same["physics"], **held.get("identity", {})} == same:
                     outcomes = [bool(outcome) for outcome in held["outcomes"]]
                     bar.update(progress, advance=len(outcomes))
                 elif task in results.get(variant.same_as.get(task, ""), {}):
@@ -228,6 +230,7 @@ def identity_of_outcomes(variant: Variant, scenes: HeldOutScenes, task: str) -> 
             "variant": variant.name,
             "schedule": variant.schedule,
             "scenes": {**asdict(scenes), "tasks": [task]},
+            "physics": physics(),
             # Of all tasks played, half are lied to.
             "lied_to": list(scenes.imagination.lied_to(scenes.tasks)),
         }

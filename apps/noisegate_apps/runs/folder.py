@@ -19,7 +19,7 @@ from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import JsonValue, plain, read_json, write_json, write_text_atomically
 from noisegate_apps.runs.identity import differences
 from noisegate_apps.runs.owner import LOCK, owned, refuse_owned
-from noisegate_apps.runs.provenance import provenance
+from noisegate_apps.runs.provenance import physics, provenance
 
 CONFIG = "config.json"
 
@@ -88,6 +88,7 @@ def claimed(
     identity: JsonValue,
     options: FolderOptions | None = None,
     *,
+    on_tabletop: bool = False,
     main: bool = True,
 ) -> Iterator[RunFolder]:
     """Own a run folder while the run lasts; claim it when all that the run needs is loaded.
@@ -100,6 +101,7 @@ def claimed(
         config: The run's configuration, for the record.
         identity: What makes two runs the same (`identity_of`).
         options: What becomes of an earlier run.
+        on_tabletop: Whether the run plays there, so that it belongs to the physics, too, under which it began.
         main: False for the other processes of a run: its first one owns the folder.
 
     Raises:
@@ -125,7 +127,10 @@ def claimed(
                 there = earlier.get("identity", earlier["config"])
                 if not isinstance(there, dict):
                     raise RunError(f"`{held}` was damaged: restore it, or start anew with `--overwrite`.")
-                _compare(path, there, plain(identity))
+                here = plain(identity)
+                if on_tabletop and (began := earlier.get("physics")) and (now := physics()):
+                    there, here = {**there, "physics": began}, {**here, "physics": now}
+                _compare(path, there, here)
             try:
                 yield RunFolder(path)
             except BaseException:

@@ -368,7 +368,7 @@ def run(config: Stage2Config) -> None:
     )
     seeds = training_seeds(config)
     same = identity_of(config, digests_of(config, policy, seeds))
-    with claimed(config.out, "stage2", config, same, config.folder) as folder:
+    with claimed(config.out, "stage2", config, same, config.folder, on_tabletop=config.env == "tabletop") as folder:
         gate = train(config, folder, policy, seeds=seeds)
         gate.save_pretrained(folder.path / "gate")
         if not config.skip_eval:
