@@ -11,10 +11,12 @@ import sys
 
 import pytest
 
+from noisegate_apps.report.page import facts_of
 from noisegate_apps.runs.errors import RunError
 from noisegate_apps.runs.files import read_json
 from noisegate_apps.runs.folder import FolderOptions, RunFolder, claimed, refuse
 from noisegate_apps.runs.owner import LOCK
+from noisegate_apps.runs.provenance import provenance
 
 HOLD = """
 import sys, time
@@ -53,6 +55,25 @@ def test_a_record_names_the_app_and_what_made_it(tmp_path):
     assert isinstance(record["dirty"], bool)
     assert len(record["commit"]) == 40
     assert {"processor", "gpus", "threads", "torch"} <= set(record["machine"])
+
+
+def test_a_record_names_what_went_on_with_it_where_that_is_something_else(tmp_path, monkeypatch):
+    begin(tmp_path)
+    os.utime(tmp_path / "config.json", (0, 0))
+    began = RunFolder(tmp_path).hours
+    begin(tmp_path)
+    assert "continued" not in read_json(tmp_path / "config.json")
+    for commit in ("a" * 40, "a" * 40, "b" * 40):
+        made = provenance() | {"commit": commit}
+        monkeypatch.setattr("noisegate_apps.runs.folder.provenance", lambda made=made: made)
+        begin(tmp_path)
+    record = read_json(tmp_path / "config.json")
+    assert [one["commit"] for one in record["continued"]] == ["a" * 40, "b" * 40]
+    assert record["commit"] == provenance()["commit"]
+    assert RunFolder(tmp_path).hours >= began, "what went on with a run makes it no younger"
+    facts = dict(facts_of(record))
+    assert facts["continued (2), commit"].startswith("b" * 40)
+    assert "continued (2), machine" not in facts
 
 
 def test_a_start_that_fails_leaves_nothing_that_blocks_the_next(tmp_path):

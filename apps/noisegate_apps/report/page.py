@@ -120,21 +120,34 @@ def page_of(runs: Sequence[RunRecord], *, most_megabytes: float = 10.0) -> str:
 
 
 def facts_of(config: JsonValue) -> list[tuple[str, str]]:
-    """Return what produced a run, by name: command, commit, settings, versions, machine."""
-    machine, versions = config.get("machine") or {}, config.get("versions") or {}
+    """Return what produced a run, by name: command, commit, settings, versions, machine.
+
+    Of what went on with it later, only what differs.
+    """
+    found = _produced(config)
+    known = dict(found)
+    for number, later in enumerate(config.get("continued", []), start=1):
+        now = _produced(later)
+        found += [(f"continued ({number}), {name}", value) for name, value in now if known.get(name) != value]
+        known = dict(now)
+    settings = _flat(config.get("identity") or {}).items()
+    return [*found, *((name, str(value)) for name, value in settings if value not in (None, ""))]
+
+
+def _produced(record: JsonValue) -> list[tuple[str, str]]:
+    machine, versions = record.get("machine") or {}, record.get("versions") or {}
     torch = machine.get("torch") or {}
-    changed = {True: " with uncommitted changes", False: "", None: ""}[config.get("dirty")]
+    changed = {True: " with uncommitted changes", False: "", None: ""}[record.get("dirty")]
     found = {
-        "command": config.get("command"),
-        "started": config.get("started"),
-        "commit": f"{config['commit']}{changed}" if config.get("commit") else None,
+        "command": record.get("command"),
+        "started": record.get("started"),
+        "commit": f"{record['commit']}{changed}" if record.get("commit") else None,
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "machine": ", ".join(machine.get("gpus") or []) or machine.get("processor"),
         "threads": machine.get("threads"),
         "torch's build": f"CUDA {torch['cuda']}" if torch.get("cuda") else "CPU" if torch else None,
         "python, system": " on ".join(str(machine[key]) for key in ("python", "system") if key in machine),
-        "physics": config.get("physics"),
-        **{f"{name}": value for name, value in _flat(config.get("identity") or {}).items()},
+        "physics": record.get("physics"),
     }
     return [(name, str(value)) for name, value in found.items() if value not in (None, "")]
 

@@ -1,13 +1,15 @@
 """Run folders: where a run keeps its configuration, metrics, checkpoints and figures.
 
 A folder explains itself: `config.json` holds the app, the whole configuration, and the command, commit, versions and
-machine that produced it, `metrics.jsonl` one JSON object per line. The same command on the same folder goes on where it
-stopped; another configuration, another app or a second process on it is refused.
+machine that produced it, and of what went on with it later where that differs; `metrics.jsonl` one JSON object per
+line. The same command on the same folder goes on where it stopped; another configuration, another app or a second
+process on it is refused.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -131,6 +133,7 @@ def claimed(
                 if on_tabletop and (began := earlier.get("physics")) and (now := physics()):
                     there, here = {**there, "physics": began}, {**here, "physics": now}
                 _compare(path, there, here)
+                _continue(held, earlier)
             try:
                 yield RunFolder(path)
             except BaseException:
@@ -179,6 +182,15 @@ def _compare(path: Path, there: JsonValue, here: JsonValue) -> None:
         raise RunError(
             f"`{path}` holds another run ({shown}); give a new folder with `--out`, or start anew with `--overwrite`."
         )
+
+
+def _continue(held: Path, earlier: JsonValue) -> None:
+    """Add to a run's record what goes on with it, where that is something else than before; the file stays as old."""
+    now, began = provenance(), held.stat().st_mtime
+    before = [earlier, *earlier.get("continued", [])]
+    if any(before[-1].get(name) != value for name, value in now.items() if name != "started"):
+        write_json(held, {**earlier, "continued": [*before[1:], now]})
+        os.utime(held, (began, began))  # which says when the run began
 
 
 def _kept(path: Path) -> list[Path]:
