@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from rich.console import Console
 
 from noisegate_apps.evaluation.config import EvalConfig
 from noisegate_apps.evaluation.lattice import SHARED, best_fixed, ceiling, grid, print_ceiling
-from noisegate_apps.evaluation.robotwin import RoboTwinScenes, outcomes_of
+from noisegate_apps.evaluation.robotwin import RoboTwinScenes, episode_job, outcomes_of
 from noisegate_apps.evaluation.schedules import BY_NAME, LearnedRow
 from noisegate_apps.evaluation.statistics import Outcomes
 from noisegate_apps.evaluation.tables import evaluate_with_tables
@@ -27,6 +28,7 @@ from noisegate_apps.evaluation.tabletop import (
     summarise,
 )
 from noisegate_apps.evaluation.variants import variant_of
+from noisegate_apps.play.episodes import EpisodeJob
 from noisegate_apps.play.worlds import (
     at_policy_size,
     executed_actions,
@@ -91,11 +93,73 @@ def digests_of(config: EvalConfig, variants: Sequence[Variant]) -> dict[str, Jso
     }
 
 
+class Played(NamedTuple):
+    """What came of held-out scenes, and which of them are worth showing."""
+
+    results: dict[str, Outcomes]
+    """Variant to task to outcomes."""
+    films: dict[str, EpisodeJob]
+    """Of each of two tasks an episode to film: one that the last method solves and the baseline does not, if any."""
+    probed: list[EpisodeJob]
+    """Episodes of which attention is recorded."""
+
+
+def ends_of(variants: Sequence[Variant]) -> tuple[Variant, Variant]:
+    """Return the baseline, and the method of most interest: the last one, or NoiseGate where it was played."""
+    by_name = {variant.name: variant for variant in variants}
+    return by_name.get("shared", variants[0]), by_name.get("learned", variants[-1])
+
+
+def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, settings: JsonValue) -> Played:
+    """Play held-out scenes, resumable; on RoboTwin its official evaluation, whose tables are kept up to date.
+
+    Args:
+        config: Which scenes.
+        variants: Policies with their schedules.
+        folder: Of the run.
+        settings: What the results are obtained with, for the record.
+    """
+    baseline, last = (variant.name for variant in ends_of(variants))
+    executed = config.replan_after or executed_actions(config.policy)
+    if config.env == "robotwin":
+        scenes = RoboTwinScenes(
+            config=replace(at_policy_size(config.robotwin, config.policy), split="eval"),
+            protocol=OfficialProtocol(
+                seed=config.first_seed // 100_000 - 1,
+                episodes=config.episodes,
+                expert_check=config.expert_check,
+                undecided=config.undecided,
+            ),
+            simulators=config.workers,
+            seed_pools=config.seed_pools,
+            replan_after=executed,
+        )
+        tasks = tuple(sorted(STEP_LIMITS)) if config.comparison == "robotwin50" else config.tasks
+        measured = evaluate_with_tables(variants, tasks, scenes, folder.path, settings)
+        results = outcomes_of(measured)
+        films = {
+            task: episode_job(replace(scenes.config, task=task), measured[last][task].result.episodes[place].seed)
+            for task, place in worth_filming(results, last, baseline).items()
+        }
+        return Played(results, films, list(films.values()))
+    held_out = HeldOutScenes(
+        tasks=config.tasks,
+        episodes=config.episodes,
+        first_seed=config.first_seed,
+        scene=scene_of(config.scene, config.policy),
+        replan_after=executed,
+        imagination=config.imagination,
+    )
+    with pool_of("tabletop", slots=config.slots, workers=config.workers) as pool:
+        results = evaluate(variants, held_out, pool, folder.path / "outcomes")
+    chosen = worth_filming(results, last, baseline)
+    films = {task: held_out.jobs(task)[place] for task, place in chosen.items()}
+    return Played(results, films, [held_out.jobs(task)[0] for task in config.tasks])
+
+
 def measure(config: EvalConfig, variants: list[Variant], folder: RunFolder) -> None:
     """Evaluate in a claimed folder."""
-    names = [variant.name for variant in variants]
-    play = play_robotwin if config.env == "robotwin" else play_tabletop
-    results = play(config, variants, folder)
+    results, films, probed = play(config, variants, folder, identity_of(config))
     if config.comparison == "lattice":
         found = ceiling(results, "+".join([SHARED] * variants[0].policy.settings.future_latents))
         summary = summarise(results, baseline=found.shared)
@@ -104,7 +168,8 @@ def measure(config: EvalConfig, variants: list[Variant], folder: RunFolder) -> N
             save(lattice_map(results, found), folder.path / "lattice.png")
         print_ceiling(results, found)
         return
-    baseline = "shared" if "shared" in names else names[0]
+    ends = {variant.name: variant for variant in ends_of(variants)}
+    baseline = next(iter(ends))
     calls = {} if config.env == "robotwin" else calls_in(folder.path / "outcomes", results)
     write_json(folder.path / "summary.json", summarise(results, baseline=baseline, calls=calls))
     if len(config.tasks) <= 24 and config.comparison != "robotwin50":
@@ -113,60 +178,13 @@ def measure(config: EvalConfig, variants: list[Variant], folder: RunFolder) -> N
     show = print_rows if config.comparison == "ablation" else print_table
     show(results, baseline=baseline, title=title, label=label_of, calls=calls)
     if config.illustrate and config.env == "tabletop":
-        illustrate_tabletop(config, variants, results, baseline, folder)
-
-
-def illustrate_tabletop(
-    config: EvalConfig, variants: Sequence[Variant], results: Mapping[str, Outcomes], baseline: str, folder: RunFolder
-) -> None:
-    """Film the baseline beside the method of most interest, NoiseGate where it was played."""
-    by_name = {variant.name: variant for variant in variants}
-    last = "learned" if "learned" in by_name else next(reversed(by_name))
-    scenes = held_out(config)
-    illustrate(
-        folder.path,
-        [by_name[name] for name in dict.fromkeys((baseline, last))],
-        {task: scenes.jobs(task)[place] for task, place in worth_filming(results, last, baseline).items()},
-        [scenes.jobs(task)[0] for task in config.tasks],
-        env=config.env,
-        tasks=config.tasks,
-        imagination=config.imagination,
-        replan_after=scenes.replan_after,
-    )
-
-
-def play_tabletop(config: EvalConfig, variants: list[Variant], folder: RunFolder) -> dict[str, Outcomes]:
-    """Play the tabletop's held-out scenes."""
-    with pool_of("tabletop", slots=config.slots, workers=config.workers) as pool:
-        return evaluate(variants, held_out(config), pool, folder.path / "outcomes")
-
-
-def held_out(config: EvalConfig) -> HeldOutScenes:
-    """Return the tabletop's scenes that a configuration names."""
-    return HeldOutScenes(
-        tasks=config.tasks,
-        episodes=config.episodes,
-        first_seed=config.first_seed,
-        scene=scene_of(config.scene, config.policy),
-        replan_after=config.replan_after or executed_actions(config.policy),
-        imagination=config.imagination,
-    )
-
-
-def play_robotwin(config: EvalConfig, variants: list[Variant], folder: RunFolder) -> dict[str, Outcomes]:
-    """Play RoboTwin's official evaluation, keeping its tables up to date."""
-    tasks = tuple(sorted(STEP_LIMITS)) if config.comparison == "robotwin50" else config.tasks
-    scenes = RoboTwinScenes(
-        config=replace(at_policy_size(config.robotwin, config.policy), split="eval"),
-        protocol=OfficialProtocol(
-            seed=config.first_seed // 100_000 - 1,
-            episodes=config.episodes,
-            expert_check=config.expert_check,
-            undecided=config.undecided,
-        ),
-        simulators=config.workers,
-        seed_pools=config.seed_pools,
-        replan_after=config.replan_after or executed_actions(config.policy),
-    )
-    measured = evaluate_with_tables(variants, tasks, scenes, folder.path, identity_of(config))
-    return outcomes_of(measured)
+        illustrate(
+            folder.path,
+            list(ends.values()),
+            films,
+            probed,
+            env=config.env,
+            tasks=config.tasks,
+            imagination=config.imagination,
+            replan_after=config.replan_after or executed_actions(config.policy),
+        )

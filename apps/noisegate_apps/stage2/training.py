@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
@@ -31,14 +31,12 @@ from grpo_core import (
 )
 from grpo_core.collection import Collected
 from noisegate_apps.data.transitions import to_learn_from
+from noisegate_apps.evaluation.config import EvalConfig
 from noisegate_apps.evaluation.lattice import best_fixed, lattice_beside
-from noisegate_apps.evaluation.robotwin import RoboTwinScenes, episode_job, outcomes_of, simulator_of
-from noisegate_apps.evaluation.statistics import Outcomes
-from noisegate_apps.evaluation.tables import evaluate_with_tables
+from noisegate_apps.evaluation.robotwin import simulator_of
+from noisegate_apps.evaluation.running import play
 from noisegate_apps.evaluation.tabletop import (
-    HeldOutScenes,
     Variant,
-    evaluate,
     label_of,
     monotone,
     print_table,
@@ -47,19 +45,12 @@ from noisegate_apps.evaluation.tabletop import (
     summarise,
     times_in,
 )
-from noisegate_apps.play.episodes import EpisodeJob
-from noisegate_apps.play.worlds import (
-    at_policy_size,
-    executed_actions,
-    pool_of,
-    scene_of,
-    tasks_of,
-)
+from noisegate_apps.play.worlds import at_policy_size, executed_actions, scene_of, tasks_of
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.policy.world import WorldPolicy
 from noisegate_apps.report.figures import learning_curve, residual_times, save, success, time_trajectories
 from noisegate_apps.report.page import announce
-from noisegate_apps.report.showcase import illustrate, worth_filming
+from noisegate_apps.report.showcase import illustrate
 from noisegate_apps.runs.devices import one_thread
 from noisegate_apps.runs.files import JsonValue, read_json, write_json
 from noisegate_apps.runs.folder import RunFolder, claimed
@@ -74,7 +65,6 @@ from noisegate_apps.stage2.rollout import schedule_statistics
 from noisegate_apps.stage2.workers import GateExecutor, GateWorkers, counted, gate_executor
 from noisegate_gpn import GatingPolicyNetwork
 from robotwin_env.robotwin.collection import usable_seeds
-from robotwin_env.robotwin.evaluation import OfficialProtocol
 from robotwin_env.splits import FIRST_SEEDS, check_seeds
 from wam_backbone import Blind
 from wam_backbone.data import digest_of, weights_digest
@@ -259,7 +249,7 @@ def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: 
         *(best_fixed(policy, config.lattice) if config.lattice is not None else ()),
         Variant(name="learned", policy=policy, choose=learned(gate, policy), schedule=weights_digest(gate)),
     ]
-    results, films, probed = play(config, folder, variants)
+    results, films, probed = play(evaluation_of(config), variants, folder, identity_of(config))
     # First what cannot be had again without playing, then what is drawn from it, and last what may still go wrong.
     write_json(folder.path / "summary.json", summarise(results, baseline="shared"))
     print_table(
@@ -293,43 +283,20 @@ def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: 
         )
 
 
-def play(
-    config: Stage2Config, folder: RunFolder, variants: Sequence[Variant]
-) -> tuple[dict[str, Outcomes], dict[str, EpisodeJob], list[EpisodeJob]]:
-    """Play held-out scenes, resumable.
-
-    Returns:
-        The outcomes of every variant, an episode of each of two tasks to film: one that the gate solves and the shared
-        schedule does not, where there is one; and episodes of which attention is recorded.
-    """
-    executed = executed_actions(config.policy)
-    if config.env == "robotwin":
-        scenes = RoboTwinScenes(
-            config=replace(at_policy_size(config.robotwin, config.policy), split="eval"),
-            protocol=OfficialProtocol(episodes=config.eval_episodes),
-            simulators=max(1, config.workers),
-            seed_pools=config.seed_pools,
-            replan_after=executed,
-        )
-        measured = evaluate_with_tables(variants, config.tasks, scenes, folder.path, identity_of(config))
-        results = outcomes_of(measured)
-        jobs = {
-            task: episode_job(replace(scenes.config, task=task), measured["learned"][task].result.episodes[place].seed)
-            for task, place in worth_filming(results, "learned", "shared").items()
-        }
-        return results, jobs, list(jobs.values())
-    held_out = HeldOutScenes(
+def evaluation_of(config: Stage2Config) -> EvalConfig:
+    """Return how the held-out scenes of a run are played."""
+    return EvalConfig(
+        policy=config.policy,
+        env=config.env,
+        robotwin=config.robotwin,
+        seed_pools=config.seed_pools,
         tasks=config.tasks,
-        episodes=config.eval_episodes,
-        scene=scene_of(config.scene, config.policy),
+        scene=config.scene,
         imagination=config.imagination,
-        replan_after=executed,
+        episodes=config.eval_episodes,
+        slots=config.eval_slots,
+        workers=config.workers if config.env == "tabletop" else max(1, config.workers),
     )
-    with pool_of("tabletop", slots=config.eval_slots, workers=config.workers) as pool:
-        results = evaluate(variants, held_out, pool, folder.path / "outcomes")
-    films = worth_filming(results, "learned", "shared")
-    jobs = {task: held_out.jobs(task)[place] for task, place in films.items()}
-    return results, jobs, [held_out.jobs(task)[0] for task in config.tasks]
 
 
 def digests_of(config: Stage2Config, policy: WorldPolicy, seeds: Seeds) -> dict[str, JsonValue]:
