@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {path.name: path for path in sorted((ROOT / "packages").iterdir()) if (path / "pyproject.toml").exists()}
 MEMBERS = PACKAGES | {"noisegate-apps": ROOT / "apps"}
+BESIDE = [ROOT / name for name in ("benchmarks", "integrations", "scripts")]
 MODULES = {name.replace("-", "_") for name in PACKAGES}
 LIBRARY = ROOT / "apps" / "noisegate_apps"
 SCRIPTS = sorted((ROOT / "apps").glob("*.py"))
@@ -115,9 +116,9 @@ def test_only_the_command_line_knows_its_parser():
     assert knowing == {"runs/command_line.py"}
 
 
-@pytest.mark.parametrize("member", MEMBERS)
-def test_no_source_edits_the_import_path(member):
-    for source in files(MEMBERS[member]):
+@pytest.mark.parametrize("folder", [*MEMBERS.values(), *BESIDE], ids=lambda folder: folder.name)
+def test_no_source_edits_the_import_path(folder):
+    for source in files(folder):
         if source.name in ("test_fastwam_parity.py", "make_fastwam.py"):  # they import a checkout
             continue
         assert not PATH_EDIT.search(source.read_text(encoding="utf-8")), source
