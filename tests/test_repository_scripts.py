@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -31,6 +33,7 @@ release = script("check_release_tag")
 release_notes = script("release_notes")
 check_api = script("check_api")
 check_locked = script("check_locked")
+check_wheels = script("check_wheels")
 smoke = script("smoke_distributions")
 PACKAGES = ["grpo-core", "noisegate-gpn", "robotwin-env", "wam-backbone"]
 EVERY = sorted([*PACKAGES, "noisegate-apps"])
@@ -160,6 +163,32 @@ def test_one_wheel_and_one_sdist_are_what_is_tried(tmp_path):
     assert [path.suffix for path in smoke.distributions("grpo-core", tmp_path)] == [".whl", ".gz"]
     with pytest.raises(smoke.SmokeError, match="one wheel and one sdist"):
         smoke.distributions("noisegate-gpn", tmp_path)
+
+
+def test_a_wheel_without_a_file_of_its_sources_is_refused(tmp_path, capsys):
+    folder = tmp_path / "apps" / "noisegate_apps"
+    wheel = tmp_path / "noisegate_apps-0.1.0-py3-none-any.whl"
+    with pytest.raises(FileNotFoundError):
+        check_wheels.left_out("noisegate-apps", wheel, tmp_path)  # nothing to compare is no agreement
+    (folder / "report").mkdir(parents=True)
+    files = [folder / "__init__.py", folder / "report" / "template.html"]
+    with ZipFile(wheel, "w") as held:
+        for file in files:
+            file.write_text("")
+            held.write(file, file.relative_to(tmp_path / "apps"))
+    assert check_wheels.left_out("noisegate-apps", wheel, tmp_path) == []
+    (folder / "report" / "style.css").write_text("")
+    assert check_wheels.left_out("noisegate-apps", wheel, tmp_path) == ["noisegate_apps/report/style.css"]
+    assert check_wheels.main([str(tmp_path), "noisegate-apps"]) == 1
+    assert "`noisegate_apps-0.1.0-py3-none-any.whl` lacks" in capsys.readouterr().err
+
+
+def test_every_installed_command_is_a_function():
+    project = tomllib.loads((ROOT / "apps" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert len(project["scripts"]) >= 7
+    for place in project["scripts"].values():
+        module, name = place.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_what_the_apps_need_of_ours_is_bounded_by_versions_that_are_there():
