@@ -1,4 +1,5 @@
-# Every check that a change must pass; continuous integration runs these targets and nothing else.
+# `check` is what a change must pass here. For a change, continuous integration runs targets of this file and nothing else:
+# those of `check`, and `isolated` and `lowest` for the packages that it affects, which install each of them anew.
 PACKAGES := wam-backbone noisegate-gpn grpo-core robotwin-env noisegate-apps
 SOURCES = $(if $(filter noisegate-apps,$(1)),apps/noisegate_apps,packages/$(1)/src)
 TESTS = $(if $(filter noisegate-apps,$(1)),tests,packages/$(1))
