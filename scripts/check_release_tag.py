@@ -1,4 +1,4 @@
-"""Refuse a release whose tag, package version and changelog do not agree.
+"""Refuse a release whose tag, package version and changelog do not agree, or that does not say where its sources are.
 
 Run as `python scripts/check_release_tag.py grpo-core-v0.2.0`; prints the package's name.
 """
@@ -27,8 +27,8 @@ def released_package(tag: str, root: Path = ROOT) -> str:
     """Return the package that `tag` releases.
 
     Raises:
-        ReleaseError: If the tag is malformed, the package unknown, its version another one, or its changelog has no
-            dated section for it.
+        ReleaseError: If the tag is malformed, the package unknown, its version another one, its changelog has no dated
+            section for it, or its metadata no address of the sources.
     """
     match = TAG.fullmatch(tag)
     if match is None:
@@ -38,12 +38,17 @@ def released_package(tag: str, root: Path = ROOT) -> str:
     if not (folder / "pyproject.toml").exists():
         known = ["noisegate-apps", *sorted(path.parent.name for path in (root / "packages").glob("*/pyproject.toml"))]
         raise ReleaseError(f"`{tag}` names the unknown package `{package}`; there are {known}.")
-    held = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    held = project["version"]
     if held != version:
         raise ReleaseError(f"`{tag}` does not match version {held}; run `uv version --package {package} {version}`.")
     changelog = (folder / "CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d{{2}}-\d{{2}}\)$", changelog, re.MULTILINE):
         raise ReleaseError(f"{package}'s CHANGELOG.md has no section `## {version} (YYYY-MM-DD)`; date it.")
+    if "Source" not in project.get("urls", {}):  # the README's links lead there, and an index shows it alone
+        raise ReleaseError(
+            f"{package}'s pyproject.toml has no `Source` in `[project.urls]`; give the repository's address."
+        )
     return package
 
 

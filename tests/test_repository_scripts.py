@@ -84,7 +84,9 @@ def test_documentation_outside_of_packages_affects_none():
 def repository(tmp_path):
     folder = tmp_path / "packages" / "grpo-core"
     folder.mkdir(parents=True)
-    (folder / "pyproject.toml").write_text('[project]\nname = "grpo-core"\nversion = "0.2.0"\n')
+    (folder / "pyproject.toml").write_text(
+        '[project]\nname = "grpo-core"\nversion = "0.2.0"\nurls = { Source = "elsewhere" }\n'
+    )
     (folder / "CHANGELOG.md").write_text("# Changelog\n\n## 0.2.0 (2026-12-01)\n\n- Ray.\n")
     return tmp_path
 
@@ -102,6 +104,13 @@ def test_a_tag_that_disagrees_is_refused(repository, tag):
 def test_an_undated_changelog_is_refused(repository):
     (repository / "packages/grpo-core/CHANGELOG.md").write_text("# Changelog\n\n## 0.2.0 (unreleased)\n")
     with pytest.raises(release.ReleaseError, match="date it"):
+        release.released_package("grpo-core-v0.2.0", repository)
+
+
+def test_a_package_that_does_not_say_where_its_sources_are_is_refused(repository):
+    held = repository / "packages/grpo-core/pyproject.toml"
+    held.write_text(held.read_text().replace("Source", "Paper"))
+    with pytest.raises(release.ReleaseError, match="no `Source`"):
         release.released_package("grpo-core-v0.2.0", repository)
 
 
