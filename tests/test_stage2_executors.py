@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ import torch
 from noisegate_apps.play.lies import ImaginationConfig
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.runs.folder import RunFolder
+from noisegate_apps.stage2 import workers
 from noisegate_apps.stage2.config import GateSettings, Stage2Config
-from noisegate_apps.stage2.training import train
+from noisegate_apps.stage2.training import players, train
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
@@ -142,6 +144,17 @@ def test_a_worker_on_another_machine_with_the_installed_library_plays_the_same_e
     there = learn(policy, tmp_path / "there", executor="ray", workers=1, ray_address=cluster, **sizes)
     assert there[1] == here[1]
     assert all(torch.equal(there[0][name], tensor) for name, tensor in here[0].items())
+
+
+@pytest.mark.parametrize(
+    ("told", "device", "given"), [(0.5, "cuda", 0.5), (0.0, "cuda", 0.0), (None, "cuda", 1.0), (None, "cpu", 0.0)]
+)
+def test_a_ray_worker_gets_the_gpus_that_it_is_told_or_one_where_this_process_has_one(monkeypatch, told, device, given):
+    asked = {}
+    monkeypatch.setattr(workers, "RayExecutor", lambda _, **options: asked.update(options) or nullcontext())
+    policy = SimpleNamespace(device=torch.device(device))  # all that is looked at, since others plan
+    with players(config_of(executor="ray", rollout_gpus=told), policy, SimpleNamespace(config=None)):
+        assert asked["gpus"] == given
 
 
 @pytest.mark.parametrize(

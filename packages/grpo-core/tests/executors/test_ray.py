@@ -26,19 +26,23 @@ executor.poll()  # member 0; member 1 hangs from now on
 os.kill(os.getpid(), signal.SIGKILL)
 """
 GUEST = """
-import pytest, ray
+import time, pytest, ray
 from faulty_rollout import WalkRollout
 from grpo_core import GroupSpec, RayExecutor
 from grpo_core.errors import ExecutorError
 
-ray.init(address="local", num_cpus=1, include_dashboard=False)
+ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False)  # counted, not looked for
 with pytest.raises(ExecutorError, match="in use already"):
     RayExecutor(WalkRollout, workers=1, address="192.0.2.7:6379")
-with RayExecutor(WalkRollout, workers=1, address="auto") as executor:
+with RayExecutor(WalkRollout, workers=1, address="auto", gpus=0.75) as executor:
     assert executor.poll(0.0) == []
     executor.submit(GroupSpec(group=0, task="walk", seed=0, size=1).jobs())
     assert [trajectory.status for trajectory in executor.poll()] == ["ok"]
     assert executor.poll() == []
+    end = time.monotonic() + 60.0
+    while ray.available_resources().get("GPU") != 0.25:
+        assert time.monotonic() < end, ray.available_resources()
+        time.sleep(0.1)
 assert ray.is_initialized(), "a cluster was shut down that somebody else had started"
 """
 
@@ -64,7 +68,7 @@ def test_numbers_out_of_range_are_refused(rollouts, field, value):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_was_there_before_is_used_and_left_running(tmp_path):
+def test_a_cluster_that_was_there_before_is_used_for_what_is_asked_and_left_running(tmp_path):
     pytest.importorskip("ray", reason="needs Ray: install grpo-core[ray]")
     done = run(tmp_path, GUEST)
     assert done.returncode == 0, done.stderr
