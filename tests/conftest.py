@@ -42,6 +42,21 @@ def pytest_runtest_setup(item):
             pytest.skip("needs a CUDA device")
 
 
+FULL_MACHINE = "NOISEGATE_FULL_MACHINE"
+"""Set where continuous integration relies on a browser and four cores: there, a test without them fails."""
+
+
+@pytest.fixture
+def needs():
+    """Leave a test out for what this machine lacks, unless it is known to lack nothing."""
+
+    def need(there, what):
+        if not there:
+            (pytest.fail if os.environ.get(FULL_MACHINE) else pytest.skip)(f"needs {what}")
+
+    return need
+
+
 @dataclass(frozen=True)
 class Done:
     """How an app ended."""

@@ -330,9 +330,9 @@ def test_the_gates_under_a_film_move_with_its_chunks():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-def test_a_browser_shows_the_page_wide_and_narrow_without_a_complaint(run, tmp_path):
+def test_a_browser_shows_the_page_wide_and_narrow_without_a_complaint(needs, run, tmp_path):
     """The page in a frame of each width: what it measures there, and what the console says."""
+    needs(CHROMIUM, "a Chromium or Chrome")
     page = write_report([run], tmp_path / "report.html")
     for width in (360, 1280):
         frame = tmp_path / f"{width}.html"

@@ -223,6 +223,19 @@ def test_every_workflow_and_the_check_install_the_same_uv_and_pin_every_action()
     assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for _, commit in actions)
 
 
+def test_continuous_integration_leaves_no_test_out_for_want_of_a_tool(needs, monkeypatch):
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "check.yml").read_text())["jobs"]
+    (tested,) = [one for one in jobs["workspace"]["steps"] if " test " in one.get("run", "")]
+    (name,) = tested["env"]
+    monkeypatch.delenv(name, raising=False)
+    needs(True, "nothing")
+    with pytest.raises(pytest.skip.Exception, match="needs a browser"):
+        needs(None, "a browser")
+    monkeypatch.setenv(name, str(tested["env"][name]))
+    with pytest.raises(pytest.fail.Exception, match="needs a browser"):
+        needs(None, "a browser")
+
+
 def test_only_the_upload_may_speak_for_the_project():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
     speaking = {name for name, job in jobs.items() if "id-token" in job.get("permissions", {})}

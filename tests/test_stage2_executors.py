@@ -100,8 +100,9 @@ main()
 
 
 @pytest.fixture
-def cluster(begin, tmp_path, monkeypatch):
+def cluster(needs, begin, tmp_path, monkeypatch):
     """Two Ray nodes with folders of their own and nothing on their import path; the first has no room for workers."""
+    needs((os.cpu_count() or 1) >= 4, "four cores: on fewer, Ray gives up its own processes as dead")
     pytest.importorskip("ray", reason="needs Ray: install grpo-core[ray]")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -135,9 +136,6 @@ def cluster(begin, tmp_path, monkeypatch):
             node.wait(timeout=60)
 
 
-@pytest.mark.skipif(
-    (os.cpu_count() or 1) < 4, reason="two Ray nodes need four cores: on fewer, Ray gives up its own processes as dead"
-)
 def test_a_worker_on_another_machine_with_the_installed_library_plays_the_same_episodes(policy, cluster, tmp_path):
     sizes = {"epochs": 1, "group_size": 2, "episodes_per_epoch": 2, "tasks": ("grab_roller",)}
     here = learn(policy, tmp_path / "here", workers=0, **sizes)
