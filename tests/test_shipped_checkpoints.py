@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from noisegate_apps.codec.config import CodecConfig
 from noisegate_apps.policy.loading import load_policy, save_policy
+from noisegate_apps.runs.command_line import parse
 from noisegate_apps.runs.files import read_json
 from noisegate_apps.runs.identity import identity_of
 from noisegate_apps.runs.provenance import physics
 from noisegate_apps.runs.seeds import generator_of
-from noisegate_apps.stage2.config import Stage2Config
+from noisegate_apps.stage1 import config as stage1
+from noisegate_apps.stage1 import presets
+from noisegate_apps.stage2.config import PRESETS, Stage2Config
 from wam_backbone import SharedSchedule, WorldActionPipeline
 from wam_backbone.cameras import CAMERAS
 
@@ -41,9 +45,24 @@ def test_a_checkpoint_was_trained_under_todays_physics(folder):
     assert known == physics(), f"{folder.name} is stale: train it again, or restore the physics"
 
 
+@pytest.mark.parametrize("name", ["tabletop-codec", "tabletop-independent", "tabletop-shared"])
+def test_the_recorded_command_still_asks_for_what_made_the_checkpoint(name):
+    record = json.loads((ROOT / "checkpoints" / name / "training.json").read_text())
+    script, *arguments = record["command"].split()
+    made = record["identity"]
+    if script == "train_codec.py":
+        assert identity_of(parse(CodecConfig, arguments), {"data": made["data"]}) == made
+    else:
+        read = {"data": made["data"], "codec": made["codec"], "wan.start": made["wan"]["start"]}
+        asked = stage1.identity(parse(stage1.Stage1Config, arguments, presets=presets.PRESETS), read)
+        assert asked == {"head_start": 0.0, **made}  # an option since then, and what there was before it
+
+
 def test_the_gate_is_what_the_main_job_makes_of_the_policy_beside_it():
-    record = json.loads((ROOT / "checkpoints" / "tabletop-gate" / "training.json").read_text())["identity"]
-    config = Stage2Config()
+    made = json.loads((ROOT / "checkpoints" / "tabletop-gate" / "training.json").read_text())
+    record = made["identity"]
+    config = parse(Stage2Config, made["command"].split()[1:], presets=PRESETS)
+    assert config == Stage2Config()
     policy = load_policy(config.policy, device="cpu")
     tasks = tuple(policy.settings.tasks)
     imagination = config.imagination.resolved(tasks, tuple(policy.transitions))
