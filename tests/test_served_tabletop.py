@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,25 @@ def test_what_is_chosen_for_a_chunk_is_done(acting, policy_server):
         client.reset()
         part = client.infer(observation, seed=5, options={"action_horizon": 4})["actions"]
         assert np.array_equal(part, whole[:4])
+
+
+def form_of(line):
+    """A printed line without its numbers."""
+    return re.sub(r"[\s\d.]+", " ", line.removeprefix("no "))
+
+
+def test_the_programs_of_the_guide_drive_the_tabletop_and_print_what_it_shows(acting, policy_server, capsys):
+    guide = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    drive, robot = re.findall(r"^```python\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    shown = re.search(r"^\$ uv run python drive\.py\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)[1]
+    address = policy_server(acting).url
+    found: dict[str, object] = {}
+    for program in (drive, robot):
+        assert "ws://127.0.0.1:8000" in program
+        exec(program.replace("ws://127.0.0.1:8000", address), found)
+    printed = capsys.readouterr().out
+    assert [form_of(line) for line in printed.splitlines()] == [form_of(line) for line in shown.splitlines()]
+    assert found["action"].shape == (14,)
 
 
 def test_the_command_serves_until_it_is_told_to_stop():
