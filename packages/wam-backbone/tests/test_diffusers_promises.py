@@ -140,7 +140,7 @@ def test_casting_to_another_type_than_the_models_is_refused(make_model):
 
 
 class Int8Linear(nn.Module):
-    """A linear layer of 8-bit weights with a scale per row, in the shape of bitsandbytes' and torchao's."""
+    """A linear layer of 8-bit weights with a scale per row, in the shape of bitsandbytes'."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -152,15 +152,67 @@ class Int8Linear(nn.Module):
         return nn.functional.linear(inputs, self.weight.to(inputs) * self.scale.to(inputs), self.bias)
 
 
+class PackedLinear(nn.Module):
+    """The same with a method that unpacks the weight, in the shape of `torch.ao`'s."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.packed = Int8Linear(linear)
+
+    def weight(self):
+        return self.packed.weight
+
+    def forward(self, inputs):
+        return self.packed(inputs)
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, PackedLinear])
 @torch.no_grad()
-def test_every_linear_layer_may_be_quantised(runner):
+def test_every_linear_layer_may_be_quantised(kind, runner):
     expected = runner()
     for name, module in list(runner.model.named_modules()):
         if isinstance(module, nn.Linear):
             owner, _, leaf = name.rpartition(".")
-            setattr(runner.model.get_submodule(owner), leaf, Int8Linear(module))
+            setattr(runner.model.get_submodule(owner), leaf, kind(module))
     error = float((runner() - expected).norm() / expected.norm())
     assert 1e-4 < error < 0.02
+
+
+class Int8Weight(torch.Tensor):
+    """A weight of 8-bit numbers within an ordinary linear layer, in the shape of torchao's."""
+
+    def __new__(cls, numbers, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=scale.dtype, device=numbers.device)
+
+    def __init__(self, numbers, scale) -> None:
+        self.numbers, self.scale = numbers, scale
+
+    def __tensor_flatten__(self):
+        return ["numbers", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.clone.default, torch.ops.aten._to_copy.default):
+            return cls(args[0].numbers, args[0].scale)
+        if func is not torch.ops.aten.t.default:
+            raise NotImplementedError(func)
+        return (args[0].numbers * args[0].scale).t()
+
+
+@torch.no_grad()
+def test_weights_that_compute_in_their_own_way_stay_in_their_layers(runner):
+    expected = runner()
+    for module in runner.model.modules():
+        if isinstance(module, nn.Linear):
+            scale = module.weight.abs().amax(dim=1, keepdim=True) / 127
+            numbers = (module.weight / scale).round().to(torch.int8)
+            module.weight = nn.Parameter(Int8Weight(numbers, scale), requires_grad=False)
+    found = runner()
+    assert 1e-4 < float((found - expected).norm() / expected.norm()) < 0.02
+    runner.model.to("cpu")
+    assert torch.equal(runner(), found)
+    runner.model = copy.deepcopy(runner.model)
+    assert torch.equal(runner(), found)
 
 
 @torch.no_grad()

@@ -12,8 +12,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from wam_backbone._diffusers import linear
+
+_OWN_MEMORY = (Tensor, nn.Parameter, FakeTensor)
 
 
 @torch.no_grad()
@@ -67,8 +70,10 @@ class Product(NamedTuple):
 
 def product_of(layers: Sequence[nn.Module]) -> Product | None:
     """The layers as one product, if calling them is nothing but their own."""
-    weights, biases = (_as_one([getattr(layer, name, None) for layer in layers]) for name in ("weight", "bias"))
-    if weights is None or biases is None or not all(is_plain(layer, nn.Linear) for layer in layers):
+    if not all(is_plain(layer, nn.Linear) for layer in layers):
+        return None
+    weights, biases = (_as_one([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    if weights is None or biases is None:
         return None
     return Product(weights.transpose(1, 2), biases.unsqueeze(1))
 
@@ -81,9 +86,13 @@ def may_join(inputs: Tensor) -> bool:
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling a module is nothing but what its class computes."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-    return type(module) is kind and not hooked
+    """Whether calling a module is nothing but what its class computes, on parameters whose memory is their numbers.
+
+    A subclass of `Tensor` (quantised, sharded) computes in its own way, of whatever module it is the weight.
+    """
+    if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    return all(type(parameter) in _OWN_MEMORY for parameter in module._parameters.values() if parameter is not None)
 
 
 def _as_one(parameters: Sequence[Tensor | None]) -> Tensor | None:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.distributed.tensor import DTensor
 
 from wam_backbone._diffusers import WanAttention
 from wam_backbone.attention import join
@@ -51,8 +50,7 @@ def head_weights(
     norms = [norm for attention in attentions for norm in (attention.norm_q, attention.norm_k)]
     found = [product_of((attention.to_q, attention.to_k, attention.to_v)) for attention in attentions]
     products = [product for product in found if product is not None]
-    sharded = any(isinstance(norm.weight, DTensor) for norm in norms)
-    unlike = sharded or len({norm.eps for norm in norms}) > 1  # one kernel normalises them all
+    unlike = len({norm.eps for norm in norms}) > 1  # one kernel normalises them all
     if len(products) < len(found) or unlike or not all(is_plain(norm, nn.RMSNorm) for norm in norms):
         return nothing
     weights = torch.cat([norm.weight for norm in norms]).float().view(len(attentions), 2, 1, 1, -1)
