@@ -2,10 +2,12 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry, attention_backend
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -114,6 +116,21 @@ def test_groups_of_weights_are_offloaded_leaf_by_leaf(runner, tmp_path):
     expected = runner()
     offload_to_disk(runner.model, tmp_path)
     assert torch.equal(runner(), expected)
+
+
+@torch.no_grad()
+def test_groups_of_layers_are_offloaded_from_a_step_and_refused_beside_it(runner, tmp_path):
+    expected, cpu, inputs = runner(), torch.device("cpu"), runner.inputs
+    apply_group_offloading(
+        runner.model, cpu, offload_type="block_level", num_blocks_per_group=1, offload_to_disk_path=str(tmp_path)
+    )
+    torch.testing.assert_close(runner(), expected, rtol=0, atol=1e-5)
+    if not isinstance(runner.model, WanTransformer3DModel):
+        for encode in (runner.model.encode_context, partial(runner.model.encode_observation, inputs.video[:, :, :1])):
+            with pytest.raises(ConfigurationError, match="`leaf_level`"):
+                encode(inputs.context)
+        with pytest.raises(ConfigurationError, match="`leaf_level`"):
+            chunk(runner.model)
 
 
 def test_groups_of_layers_are_refused(make_model):

@@ -162,6 +162,12 @@ def adapter_settings(module: nn.Module) -> tuple[object, ...]:
     )
 
 
+def is_offloaded_as_one(module: nn.Module) -> bool:
+    """Whether group offloading brings the weights within a module for its `forward` alone."""
+    registry = getattr(module, "_diffusers_hook", None)
+    return registry is not None and registry.get_hook("group_offloading") is not None
+
+
 def attention_backend(attention: WanAttention) -> AttentionBackend:
     """What `set_attention_backend` chose for a module; None leaves the choice to diffusers' context and environment."""
     return cast(AttentionBackend, getattr(attention.processor, "_attention_backend", None))
@@ -210,6 +216,7 @@ __all__ = [
     "attention_backend",
     "dispatch_attention",
     "flow_solver",
+    "is_offloaded_as_one",
     "linear",
     "progress_bar",
     "register_to_config",

@@ -16,9 +16,11 @@ from wam_backbone._diffusers import (
     WanAttention,
     WanTransformerBlock,
     attention_backend,
+    is_offloaded_as_one,
     linear,
 )
 from wam_backbone.attention import ActionAttention, attend, join, scaled_attention
+from wam_backbone.errors import ConfigurationError
 from wam_backbone.interface import KeysValues, LayerContext
 from wam_backbone.joined import apply_together, lay_together
 from wam_backbone.joint_heads import HeadWeights, PairOfHeads, joint_heads
@@ -170,7 +172,12 @@ class MoTBlock(nn.Module):
         self.lay_together()
 
     def project_context(self, text: TextTokens) -> LayerContext:
-        """Text keys and values of both experts in this layer."""
+        """Text keys and values of both experts in this layer.
+
+        Raises:
+            ConfigurationError: The layer's weights are elsewhere, and come for `forward` alone.
+        """
+        self._refuse_without_weights()
         return self._project_text(text)
 
     def forward(
@@ -236,7 +243,11 @@ class MoTBlock(nn.Module):
         Returns:
             Its tokens after the layer (before it, in the last one, where nobody reads them), and its keys, rotated, and
             values for `forward`.
+
+        Raises:
+            ConfigurationError: The layer's weights are elsewhere, and come for `forward` alone.
         """
+        self._refuse_without_weights()
         streams = self._streams(observation, None, modulation, None, context, heads)
         queries, keys_values = self._joint_heads(streams, rotation)
         cache = keys_values if isinstance(keys_values, Tensor) else torch.stack(keys_values)
@@ -245,6 +256,13 @@ class MoTBlock(nn.Module):
         query, key, value = (part.transpose(1, 2) for part in (queries, *keys_values))
         read = scaled_attention(query, key, value, attention_backend(self.video.attn1))
         return self._finish(streams[0], read), cache
+
+    def _refuse_without_weights(self) -> None:
+        if is_offloaded_as_one(self):
+            raise ConfigurationError(
+                "whole layers are offloaded, and their weights come for `forward` alone, but text and observation are "
+                "encoded beside it; offload with `offload_type` `leaf_level`."
+            )
 
     def _streams(
         self,

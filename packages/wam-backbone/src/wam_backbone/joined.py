@@ -90,9 +90,14 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
     A subclass of `Tensor` (quantised, sharded) computes in its own way, of whatever module it is the weight.
     """
-    if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+    if type(module) is not kind or is_hooked(module):
         return False
     return all(type(parameter) in _OWN_MEMORY for parameter in module._parameters.values() if parameter is not None)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling a module is more than its class's `forward`: it may bring the weights that lie within."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _as_one(parameters: Sequence[Tensor | None]) -> Tensor | None:

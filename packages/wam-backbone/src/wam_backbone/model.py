@@ -26,6 +26,7 @@ from wam_backbone.interface import (
     Padding,
     Prediction,
 )
+from wam_backbone.joined import is_hooked
 from wam_backbone.joint_heads import HeadWeights, head_weights
 from wam_backbone.layout import AttentionLayout
 from wam_backbone.modulation import embed_times
@@ -361,6 +362,8 @@ class WorldActionModel(PretrainedModel):
         return cast(list[MoTBlock], list(self.blocks))
 
     def _head_weights(self, inputs: Tensor) -> Sequence[Sequence[HeadWeights] | None]:
+        if not torch.compiler.is_compiling() and any(map(is_hooked, self.layers)):
+            return [None] * len(self.blocks)
         return head_weights([(block.video.attn1, block.action.attn1) for block in self.layers], inputs)
 
     def _grid(self, video: Tensor) -> tuple[int, int]:

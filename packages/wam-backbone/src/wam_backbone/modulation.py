@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from einops import rearrange
@@ -12,13 +12,18 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from wam_backbone._diffusers import WanTimeTextImageEmbedding, linear
-from wam_backbone.blocks import Expert, Modulations
+from wam_backbone.blocks import Expert, Modulations, MoTBlock
 from wam_backbone.embedding import time_features
 from wam_backbone.flow import EPSILON_HORIZON
 from wam_backbone.interface import Objective
+from wam_backbone.joined import is_hooked
 
 if TYPE_CHECKING:
     from wam_backbone.model import WorldActionModel
+
+
+_Layer: TypeAlias = tuple[MoTBlock, Expert]
+"""A layer and the one expert of it."""
 
 
 class Timed(NamedTuple):
@@ -40,15 +45,14 @@ def embed_times(
         flat = flat.clamp(max=1 - EPSILON_HORIZON)
     features = time_features(flat, model.freq_dim, model.tables.frequencies(model.freq_dim, flat))
     parts = iter(torch.split(features.to(model.compute_dtype), [times.numel() for times in given]))
-    videos, actions = ([getattr(block, name) for block in model.layers] for name in ("video", "action"))
     return (
-        _timed(model.condition_embedder, video_times, parts, videos),
-        _timed(model.action_condition_embedder, action_time, parts, actions),
+        _timed(model.condition_embedder, video_times, parts, [(block, block.video) for block in model.layers]),
+        _timed(model.action_condition_embedder, action_time, parts, [(block, block.action) for block in model.layers]),
     )
 
 
 def _timed(
-    embedder: WanTimeTextImageEmbedding, times: Tensor | None, features: Iterator[Tensor], experts: Sequence[Expert]
+    embedder: WanTimeTextImageEmbedding, times: Tensor | None, features: Iterator[Tensor], layers: Sequence[_Layer]
 ) -> Timed | None:
     if times is None:
         return None
@@ -56,19 +60,17 @@ def _timed(
     modulation = linear(embedder.time_proj, linear(embedder.act_fn, embedding))
     modulation = rearrange(modulation, "... (six width) -> ... six 1 width", six=6)
     modulation[..., 1::3, :, :].add_(1)  # the scales: once here instead of twice in every layer
-    return Timed(embedding, _modulations(experts, modulation))
+    return Timed(embedding, _modulations(layers, modulation))
 
 
-def _modulations(experts: Sequence[Expert], modulation: Float[Tensor, "... 6 1 width"]) -> Modulations:
-    """What each layer's expert makes of the time's modulation: one sum for all layers, where nobody hooks the experts.
+def _modulations(layers: Sequence[_Layer], modulation: Float[Tensor, "... 6 1 width"]) -> Modulations:
+    """What each layer's expert makes of the time's modulation: one sum for all layers, where nobody hooks them.
 
     Sharded tables are whole within their own layer only, which then makes its own sum.
     """
-    tables: list[Tensor] = [expert.scale_shift_table for expert in experts]
-    hooked = not torch.compiler.is_compiling() and any(
-        expert._forward_hooks or expert._forward_pre_hooks or "forward" in vars(expert) for expert in experts
-    )
+    tables: list[Tensor] = [expert.scale_shift_table for _, expert in layers]
+    hooked = not torch.compiler.is_compiling() and any(is_hooked(module) for layer in layers for module in layer)
     if hooked or any(isinstance(table, DTensor) for table in tables):
-        return [modulation] * len(experts)
-    stacked = torch.cat(tables).view(len(experts), *[1] * (modulation.ndim - 3), *modulation.shape[-3:])
+        return [modulation] * len(layers)
+    stacked = torch.cat(tables).view(len(layers), *[1] * (modulation.ndim - 3), *modulation.shape[-3:])
     return [layer.unbind(-3) for layer in (stacked + modulation).unbind(0)]
