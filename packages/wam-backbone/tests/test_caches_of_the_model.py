@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -72,16 +73,25 @@ def average(model):
     averaged.copy_to_module()
 
 
-def optimise(model):
-    optimizer = torch.optim.AdamW(model.parameters())
+def optimise(model, **options):
+    optimizer = torch.optim.AdamW(model.parameters(), **options)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
 
 
+def shift(part):
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.add_(0.1)
+
+
 CHANGES = {
     "average": average,
     "optimizer": optimise,
+    "fused optimizer": partial(optimise, fused=True),
+    "last layer": lambda model: shift(model.layers[-1]),
+    "text embedder": lambda model: shift(model.action_condition_embedder.text_embedder),
     "loading": lambda model: model.load_state_dict({n: t.clone() for n, t in model.state_dict().items()}),
     "assigning": lambda model: model.load_state_dict(
         {n: t.clone() for n, t in model.state_dict().items()}, assign=True
@@ -99,6 +109,32 @@ def test_text_encoded_with_other_weights_is_refused(change, make_model, observat
     CHANGES[change](model)
     with pytest.raises(ConfigurationError, match=r"was made before the .* changed, or by another model; encode again"):
         plan(model, cached)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_caches_of_other_weights_are_refused_wherever_they_come_in(change, make_model, inputs):
+    model = make_model("joint")
+    observed, rest = inputs.video[:, :, :1], (inputs.video_times[:, 1:], inputs.action_time)
+    future = (inputs.video[:, :, 1:], inputs.actions, *rest)
+    text = model.encode_context(inputs.context)
+    observation = model.encode_observation(observed, text)
+    model(*future, text, inputs.state, observation)
+    CHANGES[change](model)
+    new = model.encode_context(inputs.context)
+    with pytest.raises(ConfigurationError, match=r"ContextCache was made before the weights changed"):
+        model(*future, text, inputs.state, model.encode_observation(observed, new))
+    with pytest.raises(ConfigurationError, match=r"ObservationCache was made before the weights changed"):
+        model(*future, new, inputs.state, observation)
+    with pytest.raises(ConfigurationError, match=r"ContextCache was made before the .* changed"):
+        model.encode_observation(observed, text)
+    model(*future, new, inputs.state, model.encode_observation(observed, new))
+
+
+def test_the_steps_of_another_models_optimizer_change_nothing(make_model, observation):
+    model = make_model("joint")
+    cached = replace(observation, context=model.encode_context(observation.context))
+    optimise(make_model("joint"), fused=True)
+    plan(model, cached)
 
 
 @pytest.mark.parametrize("change", ["merge", "switch off"])
@@ -126,6 +162,8 @@ def test_caches_of_another_model_are_refused(make_model, inputs):
         other(*future, context, inputs.state, observed)
     with pytest.raises(ConfigurationError, match=r"ObservationCache was made .* by another model"):
         other(*future, other.encode_context(inputs.context), inputs.state, observed)
+    with pytest.raises(ConfigurationError, match=r"ContextCache was made .* by another model"):
+        other.encode_observation(inputs.video[:, :, :1], context)
     deeper = make_model("joint", num_layers=3)
     with pytest.raises(ShapeError, match="2 layers and 3 rows; it must have 3 layers"):
         replace(inputs, context=replace(context, stamp=None)).call(deeper)

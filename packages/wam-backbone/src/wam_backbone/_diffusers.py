@@ -105,13 +105,18 @@ if TYPE_CHECKING:
             self, dim: int, ffn_dim: int, num_heads: int, *, cross_attn_norm: bool = False, eps: float = 1e-6
         ) -> None: ...
 
+    class TextProjection(nn.Module):
+        """Two linear layers with an activation between them."""
+
+        linear_1: nn.Module
+
     class WanTimeTextImageEmbedding(nn.Module):
         """Time and text embedders of one expert."""
 
         time_embedder: nn.Module
         act_fn: nn.Module
         time_proj: nn.Linear
-        text_embedder: nn.Module
+        text_embedder: TextProjection
 
         def __init__(self, *, dim: int, time_freq_dim: int, time_proj_dim: int, text_embed_dim: int) -> None: ...
 

@@ -59,6 +59,7 @@ class GraphedModel:
         self.sampling = getattr(model, "sampling", None)
         self._capture = capture or cuda_graph
         self._steps: dict[tuple[object, ...], _StaticStep] = {}
+        self._context: ContextCache | None = None
 
     @property
     def caches_observation(self) -> bool:
@@ -98,10 +99,12 @@ class GraphedModel:
         """As the model, with a cached context; the prediction is the caller's to keep.
 
         Raises:
-            ConfigurationError: `context` is not an `encode_context`.
+            ConfigurationError: `context` is not an `encode_context`, or one of other weights.
         """
         if isinstance(context, Tensor):
             raise ConfigurationError("a captured step reads cached text; pass `encode_context(context)`.")
+        if context is not self._context:
+            self._context = self.model.encode_context(context)  # which refuses what others made, or other weights
         inputs = (video, actions, video_times, action_time, state)
         caches = (*_context_tensors(context), *_observation_tensors(observation))
         key = tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in (*inputs, *caches))
@@ -124,11 +127,11 @@ class _StaticStep:
     ) -> None:
         self._inputs = tuple(None if tensor is None else tensor.clone() for tensor in inputs)
         copies = tuple(LayerContext(_clone(layer.video), _clone(layer.action)) for layer in context.layers)
-        self._context = replace(context, layers=copies)
+        self._context = replace(context, layers=copies, stamp=None)
         self._observation = (
             None
             if observation is None
-            else replace(observation, layers=tuple(layer.clone() for layer in observation.layers))
+            else replace(observation, layers=tuple(layer.clone() for layer in observation.layers), stamp=None)
         )
         self._loaded: tuple[ContextCache, ObservationCache | None] = (context, observation)
         video, actions, video_times, action_time, state = self._inputs

@@ -74,8 +74,8 @@ class Stamp(NamedTuple):
 
     model: object
     """The model itself, by identity."""
-    weights: object
-    """Changes when weights are trained, loaded, averaged or moved."""
+    weights: tuple[object, ...]
+    """Of the text's embedders, then of every layer: changes when weights are trained, loaded, averaged or cast."""
     adapters: object
     """Changes when adapters are added, switched, scaled or merged."""
 

@@ -191,7 +191,7 @@ class WorldActionModel(PretrainedModel):
             ShapeError: `context` is not `(batch, text, text_dim)`, or a state comes to a cache that has one.
             ConfigurationError: The cache was made with other weights or adapters.
         """
-        stamp = stamp_of(self._identity, self.layers[0])
+        stamp = stamp_of(self, self._identity)
         if isinstance(context, ContextCache):
             self.checks.context(context)
             self.checks.stamp(context, stamp)
@@ -227,7 +227,8 @@ class WorldActionModel(PretrainedModel):
             state: The robot's state, read by a model that takes it as text and gets a text embedding.
 
         Raises:
-            ConfigurationError: In this layout the observation sees more than itself.
+            ConfigurationError: In this layout the observation sees more than itself, or the cached context was made by
+                another model, or with other weights or adapters.
             ShapeError: `observation` is not one latent of the configured size.
         """
         if not self.caches_observation:
@@ -238,6 +239,9 @@ class WorldActionModel(PretrainedModel):
         self.checks.video(observation)
         if observation.shape[2] != 1:
             raise ShapeError(f"`observation` has {observation.shape[2]} frames; it must be the current one alone.")
+        stamp = stamp_of(self, self._identity)
+        if isinstance(context, ContextCache):
+            self.checks.stamp(context, stamp)
         hidden = self._embed_video(observation)
         timed, _ = embed_times(self, torch.zeros(len(observation), 1, device=observation.device), None)
         assert timed is not None
@@ -251,7 +255,7 @@ class WorldActionModel(PretrainedModel):
                 hidden, timed.layers[index], layer_context, rotation, weights[index], last=last
             )
             seen.append(keys_values)
-        return ObservationCache(tuple(seen), self._grid(observation), stamp_of(self._identity, self.layers[0]))
+        return ObservationCache(tuple(seen), self._grid(observation), stamp)
 
     def forward(
         self,
@@ -287,7 +291,7 @@ class WorldActionModel(PretrainedModel):
         Raises:
             ShapeError: An input does not have the shape that the configuration says.
             TimeError: Times are no fp32 numbers in [0, 1], or the observation's is not 0 (looked at on the CPU).
-            ConfigurationError: A cache was made by another model or in another layout.
+            ConfigurationError: A cache was made by another model, with other weights or in another layout.
         """
         self.checks.forward(video, actions, video_times, action_time, context, state, observation, padding)
         refuse_foreign(self, self._identity, context, observation)
