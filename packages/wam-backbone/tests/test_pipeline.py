@@ -59,6 +59,25 @@ def test_a_saved_folder_acts_as_what_was_saved(pipeline, tmp_path):
     assert torch.equal(one.latents, other.latents)
 
 
+def test_a_saved_folder_acts_in_half_precision_on_statistics_that_are_not_rounded(pipeline, tmp_path):
+    pipeline.codec.mean.fill_(0.123456)
+    pipeline.save_pretrained(tmp_path)
+    loaded = WorldActionPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert loaded.codec.to_first.weight.dtype == torch.bfloat16
+    assert torch.equal(loaded.codec.mean, pipeline.codec.mean)
+    assert torch.equal(loaded.codec.float().mean, pipeline.codec.mean)
+    loaded.codec.bfloat16()
+    images, state = scene()
+    exact, rounded = (each.observe(images, state, "press the bell") for each in (pipeline, loaded))
+    assert rounded.latent.dtype == torch.float32
+    assert 0 < float((rounded.latent - exact.latent).norm() / exact.latent.norm()) < 0.02
+    chunk = loaded.act(images, state, "press the bell", generator=source())
+    assert bool(chunk.actions.isfinite().all())
+    assert loaded.decode(chunk, rounded).shape == (1, 9, 96, 64, 3)
+    every = loaded.codec.encode_every(pipeline.frames(images))
+    torch.testing.assert_close(every[0], rounded.latent[:, :, 0], rtol=0.05, atol=0.05)
+
+
 def test_it_acts_as_the_sampler_does_on_its_parts(pipeline):
     images, state = scene(2)
     found = pipeline.act(images, state, ["press the bell", "lift the pot"], schedule=Blind(), generator=source())

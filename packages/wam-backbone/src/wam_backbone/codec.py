@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from os import PathLike
 from typing import Protocol, Self
@@ -224,11 +225,23 @@ class ConvCodec(DiffusersModel):
         saved = open_saved(pretrained_model_name_or_path, subfolder, hub)
         codec = saved.build(cls.from_config)
         read = {name: floats(name, tensor) for name, tensor in saved.tensors.items()}
-        codec.load_state_dict({name: t.to(torch_dtype or t.dtype, copy=True) for name, t in read.items()}, assign=True)
+        codec.load_state_dict({name: t.to(copy=True) for name, t in read.items()}, assign=True)
+        if torch_dtype is not None:
+            codec = codec.to(torch_dtype)
         return codec.to(one_device(device_map)).eval()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Statistics move with the weights, but are never rounded to their type."""
+        statistics = {"mean": self.mean, "std": self.std}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own has no types
+        for name, values in statistics.items():
+            moved: Tensor = getattr(self, name)
+            if moved.dtype != values.dtype:
+                setattr(self, name, values.to(moved.device))
+        return self
+
     def encode(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
-        """Normalised latents of `1 + 4 F` frames in [-1, 1].
+        """Normalised latents of `1 + 4 F` frames in [-1, 1], fp32.
 
         Raises:
             ShapeError: The number of frames is not `1 + 4 F`, or the frames have another size.
@@ -245,21 +258,22 @@ class ConvCodec(DiffusersModel):
         return self.decode_raw(latents * self._per_channel(self.std) + self._per_channel(self.mean))
 
     def encode_raw(self, frames: Float[Tensor, "batch 3 time rows columns"]) -> Float[Tensor, "batch c f h w"]:
-        """Latents before normalisation, with gradients: for training."""
+        """Latents before normalisation, fp32, with gradients: for training."""
         groups = _future_latents(frames)
         if frames.shape[1] != 3 or tuple(frames.shape[-2:]) != self.image_size:
             raise ShapeError(
                 f"`frames` are {tuple(frames.shape)}; this codec takes (batch, 3, time, *{self.image_size})."
             )
         batch = frames.shape[0]
+        frames = frames.to(self.to_first.weight.dtype)
         features = linear(self.encoder, _channels_last(rearrange(frames, "b c t h w -> (b t) c h w")))
         features = rearrange(features, "(b t) c h w -> b t c h w", b=batch)
         first = linear(self.to_first, features[:, 0])
         if not groups:
-            return rearrange(first, "b c h w -> b c 1 h w")
+            return rearrange(first, "b c h w -> b c 1 h w").float()
         grouped = rearrange(features[:, 1:], "b (f four) c h w -> (b f) (four c) h w", four=FRAMES_PER_LATENT)
         future = rearrange(linear(self.to_group, grouped), "(b f) c h w -> b c f h w", b=batch)
-        return torch.cat((rearrange(first, "b c h w -> b c 1 h w"), future), dim=2)
+        return torch.cat((rearrange(first, "b c h w -> b c 1 h w"), future), dim=2).float()
 
     def encode_every(self, frames: Float[Tensor, "time 3 rows columns"]) -> tuple[Tensor, Tensor]:
         """Normalised latents of every frame alone, and of every group of four: for data sets of overlapping clips.
@@ -271,7 +285,7 @@ class ConvCodec(DiffusersModel):
             `(time, c, h, w)` of each frame, and of the four frames after each one, the last frame repeated past the
             end: `encode` of any clip is the first frame's one of the former and every fourth of the latter.
         """
-        features = linear(self.encoder, _channels_last(frames))
+        features = linear(self.encoder, _channels_last(frames.to(self.to_first.weight.dtype)))
         count = len(frames)
         after = torch.arange(count).unsqueeze(1) + torch.arange(1, FRAMES_PER_LATENT + 1)
         grouped = rearrange(features[after.clamp(max=count - 1)], "t four c h w -> t (four c) h w")
@@ -279,8 +293,9 @@ class ConvCodec(DiffusersModel):
         return (linear(self.to_first, features) - mean) / std, (linear(self.to_group, grouped) - mean) / std
 
     def decode_raw(self, latents: Float[Tensor, "batch c f h w"]) -> Float[Tensor, "batch 3 time rows columns"]:
-        """Frames of latents before normalisation, with gradients: for training."""
+        """Frames of latents before normalisation, fp32, with gradients: for training."""
         self._check_latents(latents)
+        latents = latents.to(self.to_first.weight.dtype)
         batch = latents.shape[0]
         features = rearrange(linear(self.from_first, latents[:, :, 0]), "b c h w -> b 1 c h w")
         if latents.shape[2] > 1:
@@ -288,7 +303,7 @@ class ConvCodec(DiffusersModel):
             future = rearrange(grouped, "(b f) (four c) h w -> b (f four) c h w", b=batch, four=FRAMES_PER_LATENT)
             features = torch.cat((features, future), dim=1)
         frames = linear(self.decoder, _channels_last(rearrange(features, "b t c h w -> (b t) c h w")))
-        return rearrange(frames, "(b t) c h w -> b c t h w", b=batch)
+        return rearrange(frames, "(b t) c h w -> b c t h w", b=batch).float()
 
     def reconstruct(
         self, frames: Float[Tensor, "batch 3 time rows columns"], *, latent_noise: float = 0.0
