@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from torch.utils._pytree import tree_leaves
 
 from wam_backbone import WorldActionModel
 from wam_backbone.errors import ConfigurationError, ShapeError, WeightsError
@@ -29,6 +30,22 @@ def test_the_video_half_alone_is_diffusers_wan_with_per_token_times(layout, make
     assert ours.actions is None
     assert theirs.abs().max() > 0.5
     assert difference(ours.video, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("layout", ["full", "joint"])
+def test_what_a_hook_keeps_of_a_module_stays_what_it_was(layout, gradients, make_model, inputs):
+    model, kept = make_model(layout), []
+
+    def keep(module, arguments, outputs):
+        kept.extend((output, output.detach().clone()) for output in tree_leaves(outputs) if output is not None)
+
+    for module in model.modules():
+        module.register_forward_hook(keep)
+    with torch.set_grad_enabled(gradients):
+        inputs.call(model)
+    assert len(kept) > 50
+    assert all(torch.equal(output, value) for output, value in kept)
 
 
 def test_one_shared_time_through_the_per_latent_path_is_wans_scalar_path(make_model, wan, inputs):

@@ -58,6 +58,8 @@ def _timed(
         return None
     embedding = linear(embedder.time_embedder, next(features).view(*times.shape, -1))
     modulation = linear(embedder.time_proj, linear(embedder.act_fn, embedding))
+    if is_hooked(embedder.time_proj):
+        modulation = modulation.clone()  # what a hook keeps is not written to
     modulation = rearrange(modulation, "... (six width) -> ... six 1 width", six=6)
     modulation[..., 1::3, :, :].add_(1)  # the scales: once here instead of twice in every layer
     return Timed(embedding, _modulations(layers, modulation))
