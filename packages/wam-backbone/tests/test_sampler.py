@@ -146,6 +146,23 @@ def test_a_schedule_sees_every_step_of_all_rows(observation):
     assert torch.allclose(chunk.times[:, -1], torch.full((3, FRAMES), 0.5))
 
 
+@pytest.mark.parametrize("name", ["latents", "times", "estimates", "noise", "observation"])
+def test_what_a_schedule_does_to_what_it_is_given_changes_nothing(name, make_model, observation):
+    class Writes(SharedSchedule):
+        def next_times(self, step):
+            following = super().next_times(step)
+            getattr(step, name).mul_(0.5)
+            return following
+
+    model, noise, before = make_model("joint"), start(observation), observation.latent.clone()
+    expected = run(model, observation, SharedSchedule(), noise=noise)
+    found = run(model, observation, Writes(), noise=noise)
+    for part in ("actions", "latents", "estimates", "times"):
+        assert torch.equal(getattr(found, part), getattr(expected, part)), part
+    assert torch.equal(observation.latent, before)
+    assert torch.equal(noise.video, start(observation).video)
+
+
 def test_the_real_model_samples_each_row_as_if_it_were_alone(make_model, observation):
     model = make_model()
     alpha = 2 * torch.rand(3, 10, FRAMES, generator=torch.Generator().manual_seed(1))

@@ -180,6 +180,8 @@ def objective_of(model: object) -> Objective:
 class DenoisingStep:
     """What a schedule sees before step `index`: everything known, for all rows at once.
 
+    Its tensors are copies, so that a schedule may write to them; those of `noise` and `observation` serve all steps.
+
     References:
         NoiseGate §3, eq. (4).
     """
@@ -189,7 +191,7 @@ class DenoisingStep:
     num_steps: int
     """S."""
     latents: Float[Tensor, "batch channels future height width"]
-    """Future latents at `times`, fp32; a copy, so that a schedule may write to it."""
+    """Future latents at `times`, fp32."""
     times: Float[Tensor, "batch future"]
     """Their times in [0, 1], fp32."""
     estimates: Float[Tensor, "batch channels future height width"]

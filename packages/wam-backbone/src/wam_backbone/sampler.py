@@ -124,6 +124,7 @@ def denoise(
     if hallucination is not None:
         hallucination.check(latents)
     start, begin = Noise(video=latents, actions=actions), 1.0
+    drawn, seen = latents.clone(), known.clone()  # for the schedule, which may write to what it is given
     if warm_start is not None:
         latents, actions, begin = *warm_start.under(start), warm_start.time
     actions = pinned(actions, prefix, start, begin)
@@ -149,17 +150,17 @@ def denoise(
             index=index,
             num_steps=clock.num_steps,
             latents=latents.clone(),
-            times=times,
-            estimates=estimates,
-            noise=start.video,
-            observation=known,
+            times=times.clone(),
+            estimates=estimates.clone(),
+            noise=drawn,
+            observation=seen,
             nominal_time=begin * video_clock.times[index],
             decrement=begin * (video_clock.times[index] - video_clock.times[index + 1]),
             action_time=action_times[index],
         )
         if on_step is not None:
             on_step(step)
-        following = _next_times(schedule, step)
+        following = _next_times(schedule, step, times)
         end = torch.full_like(action_time, action_times[index + 1])
         if stopping is not None:
             stopped = _stopped(stopping, step)
@@ -267,17 +268,17 @@ def _denoiser(
     return predict_with_observation
 
 
-def _next_times(schedule: Schedule, step: DenoisingStep) -> Tensor:
+def _next_times(schedule: Schedule, step: DenoisingStep, now: Tensor) -> Tensor:
     """Ask the schedule and clip as eq. (6) does."""
     times = schedule.next_times(step)
-    if times.shape != step.times.shape:
+    if times.shape != now.shape:
         raise ScheduleError(
             f"the schedule returned times of {tuple(times.shape)} in step {step.index}; it must return one per row and "
-            f"future latent, {tuple(step.times.shape)}."
+            f"future latent, {tuple(now.shape)}."
         )
-    times = times.detach().to(step.times)
+    times = times.detach().to(now)
     times = torch.where(times.isfinite(), times, torch.nan)  # refused at the end of the chunk: a look costs a GPU wait
-    times = torch.minimum(times.clamp(min=0.0), step.times)
+    times = torch.minimum(times.clamp(min=0.0), now)
     return torch.where(times < TIME_RESOLUTION, torch.zeros_like(times), times)
 
 
