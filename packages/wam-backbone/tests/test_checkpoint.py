@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -141,6 +142,17 @@ def test_a_part_that_another_program_wrote_is_named(tensors, tmp_path):
     save_file({"other": torch.zeros(1)}, tmp_path / "step-00000003" / "part-00000.safetensors")
     with pytest.raises(CheckpointError, match=r"part-00000\.safetensors` cannot be read"):
         checkpoints.read(3)
+
+
+@pytest.mark.parametrize(
+    "make", [torch.optim.SGD, torch.optim.Adafactor, torch.optim.RAdam, partial(torch.optim.AdamW, amsgrad=True)]
+)
+def test_no_state_is_invented_for_another_optimizer(make):
+    module = torch.nn.Linear(3, 2)
+    optimizer = make(module.parameters(), lr=0.1)
+    with pytest.raises(ConfigurationError, match="`AdamW` without `amsgrad` alone"):
+        optimizer_tensors(module, optimizer)
+    assert not optimizer.state
 
 
 def test_an_optimizer_goes_on_as_if_it_had_not_stopped(tmp_path):

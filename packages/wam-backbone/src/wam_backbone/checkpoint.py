@@ -208,8 +208,18 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
     Args:
         module: Whose trainable parameters are optimised.
-        optimizer: An `AdamW` without `amsgrad`.
+        optimizer: An `Adam` or `AdamW` without `amsgrad`.
+
+    Raises:
+        ConfigurationError: The optimizer is another.
     """
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or any(
+        g["amsgrad"] for g in optimizer.param_groups
+    ):
+        raise ConfigurationError(
+            f"the optimizer is a `{type(optimizer).__name__}` with {optimizer.defaults}; a state can be laid out for "
+            "`AdamW` without `amsgrad` alone: use that, or save this one's `state_dict`."
+        )
     tensors: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
