@@ -1,10 +1,12 @@
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from wam_backbone import checkpoint
 from wam_backbone.errors import CheckpointError, ConfigurationError
 from wam_backbone.training import TrainingCheckpoints, optimizer_tensors
 
@@ -65,6 +67,15 @@ def test_the_last_states_are_kept_to_go_back_to(tensors, tmp_path):
         checkpoints.load(10, tensors)
     with pytest.raises(ConfigurationError, match="`keep` is 0"):
         TrainingCheckpoints(tmp_path, keep=0)
+
+
+def test_all_of_a_state_is_on_disk_before_it_has_its_name(tensors, tmp_path, monkeypatch):
+    done, flush, rename = [], checkpoint._flush, Path.rename
+    monkeypatch.setattr(checkpoint, "_flush", lambda path: done.append(path.name) or flush(path))
+    monkeypatch.setattr(Path, "rename", lambda path, to: done.append("named") or rename(path, to))
+    TrainingCheckpoints(tmp_path / "state").save(3, tensors)
+    part, folder = "part-00000.safetensors", "step-00000003.partial"
+    assert done == [part, "manifest.json", folder, "named", "state"]
 
 
 @pytest.mark.parametrize("step", [10, 20])

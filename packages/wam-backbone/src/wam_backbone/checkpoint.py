@@ -94,6 +94,7 @@ class TrainingCheckpoints:
             }
             (partial / _MANIFEST).write_text(json.dumps(manifest))
             _flush(partial / _MANIFEST)
+            _flush(partial)
             kept = self._whole()
             partial.rename(self._again(step, kept[step]) if step in kept else self._folder / f"step-{step:08d}")
             _flush(self._folder)
