@@ -109,6 +109,26 @@ def test_adapters_are_saved_apart_and_load_into_the_base_model(make_model, input
 
 
 @pytest.mark.parametrize("expert", ["video", "action"])
+def test_what_trains_beside_an_adapter_is_saved_with_it(expert, make_model, inputs, batch, tmp_path):
+    model = make_model()
+    add_adapters(model, {expert: SMALL})
+    train(model, batch)
+    save_adapters(model, tmp_path)
+    loaded = make_model()
+    load_adapters(loaded, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(inputs.call(loaded).video, inputs.call(model).video)
+        assert torch.equal(inputs.call(loaded).actions, inputs.call(model).actions)
+    if expert == "video":
+        with pytest.raises(AdapterError, match=r"`.*beside\.safetensors` does not fit the model"):
+            load_adapters(make_model(action_ffn=40), tmp_path)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    save_adapters(model, tmp_path)
+    assert not (tmp_path / "beside.safetensors").exists()
+
+
+@pytest.mark.parametrize("expert", ["video", "action"])
 def test_peft_reads_what_is_saved(expert, make_model, inputs, batch, tmp_path):
     model = make_model()
     add_adapters(model, {expert: SMALL})

@@ -23,6 +23,7 @@ from wam_backbone.sharding import whole
 
 EXPERTS = ("video", "action")
 _PREFIX = "base_model.model."  # peft's, before our names
+_BESIDE = "beside.safetensors"
 _INTERFACE = ("action_embedding.", "state_embedding.", "action_proj_out.")
 
 
@@ -105,9 +106,23 @@ def expert_of(name: str) -> str:
 def save_adapters(model: WorldActionModel, folder: Path) -> None:
     """Write the adapters in peft's format, into `video/` and `action/`; of a sharded model, in all processes.
 
-    `peft.PeftModel.from_pretrained(model, folder / "video")` reads them as `load_adapters` does.
+    `peft.PeftModel.from_pretrained(model, folder / "video")` reads them as `load_adapters` does. Whatever else is
+    trainable, such as the whole of an expert without an adapter, lies in `beside.safetensors`, which peft does not
+    read: freeze what is not trained.
     """
-    for expert in adapters_of(model):
+    adapted = adapters_of(model)
+    beside = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not (expert_of(name) in adapted and _is_saved(name, expert_of(name)))
+    }
+    gathered = whole(beside)
+    if gathered is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _BESIDE).unlink(missing_ok=True)
+        if gathered:
+            write_tensors(folder / _BESIDE, gathered, {"format": "pt"})
+    for expert in adapted:
         tensors = {n: p for n, p in model.named_parameters() if expert_of(n) == expert and _is_saved(n, expert)}
         gathered = whole(tensors)
         if gathered is not None:
@@ -118,7 +133,7 @@ def save_adapters(model: WorldActionModel, folder: Path) -> None:
 
 
 def load_adapters(model: WorldActionModel, folder: Path) -> None:
-    """Add the adapters that `save_adapters` wrote; a folder may hold one or both.
+    """Add the adapters that `save_adapters` wrote, and what trained beside them; a folder may hold one or both.
 
     Raises:
         AdapterError: There are none, or they do not fit the model.
@@ -139,6 +154,7 @@ def load_adapters(model: WorldActionModel, folder: Path) -> None:
         stored[expert] = settings, tensors
     if not stored:
         raise AdapterError(f"`{folder}` holds neither `video/{WEIGHTS_FILE}` nor `action/{WEIGHTS_FILE}`.")
+    beside = _read_beside(model, folder)
     add_adapters(model, {expert: settings for expert, (settings, _) in stored.items()})
     parameters = dict(model.named_parameters())
     for expert, (_, tensors) in stored.items():
@@ -160,6 +176,9 @@ def load_adapters(model: WorldActionModel, folder: Path) -> None:
         with torch.no_grad():
             for name, parameter in ours.items():
                 parameter.copy_(tensors[name])
+    with torch.no_grad():
+        for name, tensor in beside.items():
+            parameters[name].copy_(tensor)
 
 
 def merge_adapters(model: WorldActionModel) -> None:
@@ -178,6 +197,26 @@ def merge_adapters(model: WorldActionModel) -> None:
         if name in model.frozen_for_adapters:
             parameter.requires_grad_(True)
     model.frozen_for_adapters = frozenset()
+
+
+def _read_beside(model: WorldActionModel, folder: Path) -> dict[str, Tensor]:
+    """What trained beside the adapters, checked against a model that has none yet."""
+    path = folder / _BESIDE
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"`{path}` cannot be read ({error}); save it with `save_adapters`.") from error
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    wrong = sorted(name for name, tensor in tensors.items() if shapes.get(name) != tensor.shape)
+    if wrong:
+        raise AdapterError(
+            f"`{path}` does not fit the model ({len(wrong)} tensors, `{wrong[0]}` first); load it into a model of the "
+            "size that it was trained on."
+        )
+    return tensors
 
 
 def _is_interface(name: str) -> bool:
