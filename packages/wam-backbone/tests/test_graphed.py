@@ -17,7 +17,7 @@ from wam_backbone import (
 )
 from wam_backbone.errors import ConfigurationError
 from wam_backbone.graphed import cuda_graph
-from wam_backbone.training import GraphedLoss
+from wam_backbone.training import Adapter, GraphedLoss, add_adapters, merge_adapters
 
 FRAMES, STEPS = 2, 5
 CHUNK = {"frames": FRAMES, "action_steps": STEPS, "clock": Clock.linear()}
@@ -74,6 +74,31 @@ def test_a_captured_step_follows_every_input(layout, make_model):
     one_row = Observation(latent=torch.randn(1, 4, 1, 4, 6), context=torch.randn(1, 8, 10), state=torch.randn(1, 6))
     sample(graphed, one_row, SharedSchedule())
     assert rerun.captures == 2  # another shape is another graph
+
+
+def assigned(model):
+    model.load_state_dict({name: 2 * tensor for name, tensor in model.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("change", [assigned, lambda model: model.double(), merge_adapters])
+def test_a_step_is_captured_anew_once_weights_lie_elsewhere(change, make_model):
+    model, observation = make_model(), observations()[0]
+    if change is merge_adapters:
+        pytest.importorskip("peft", reason="adapters need the extra `lora`")
+        add_adapters(model, {"video": Adapter(rank=2)})
+    graphed = GraphedModel(model, capture=rerun)
+    for _ in range(2):
+        sample(graphed, observation, SharedSchedule())
+    assert rerun.captures == 1
+    change(model)
+    found = sample(graphed, observation, SharedSchedule())
+    assert rerun.captures == 2
+    assert torch.equal(found.actions, sample(model, observation, SharedSchedule()).actions)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    sample(graphed, observation, SharedSchedule())
+    assert rerun.captures == 2  # where they are, weights are read anew
 
 
 def test_a_captured_step_runs_actions_alone(make_model):

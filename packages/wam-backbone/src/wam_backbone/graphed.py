@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
+from itertools import islice
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -31,6 +32,7 @@ Replay: TypeAlias = Callable[[], None]
 _Inputs: TypeAlias = tuple[Tensor | None, ...]
 _Outputs = TypeVar("_Outputs")
 
+_WATCHED = 100
 _WARM_UP = 3  # kernels choose their algorithms and workspaces before anything is captured
 
 
@@ -46,7 +48,8 @@ class GraphedModel:
     """A model for the sampler whose step is captured once per set of shapes and replayed from then on.
 
     Pass it to `denoise` in place of the model. Keys and values of text and observation are copied in once per chunk.
-    Weights are read where they are: load them before the first call. Compile the model first to capture fused kernels.
+    Weights are read where they are; once they were moved, replaced or merged with adapters, steps are captured anew
+    from the next text on. Compile the model first to capture fused kernels.
 
     Args:
         model: On a CUDA device, in `eval` mode.
@@ -60,6 +63,7 @@ class GraphedModel:
         self._capture = capture or cuda_graph
         self._steps: dict[tuple[object, ...], _StaticStep] = {}
         self._context: ContextCache | None = None
+        self._weights: object = None
 
     @property
     def caches_observation(self) -> bool:
@@ -105,6 +109,10 @@ class GraphedModel:
             raise ConfigurationError("a captured step reads cached text; pass `encode_context(context)`.")
         if context is not self._context:
             self._context = self.model.encode_context(context)  # which refuses what others made, or other weights
+            weights = _places(self.model), context.stamp and context.stamp.adapters
+            if weights != self._weights:
+                self._steps.clear()
+                self._weights = weights
         inputs = (video, actions, video_times, action_time, state)
         caches = (*_context_tensors(context), *_observation_tensors(observation))
         key = tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in (*inputs, *caches))
@@ -256,6 +264,13 @@ def cuda_graph(step: Callable[[], _Outputs]) -> tuple[_Outputs, Replay]:
     with torch.cuda.graph(graph):
         outputs = step()
     return outputs, graph.replay
+
+
+def _places(model: object) -> list[int]:
+    """Where the first parameters lie, those of the first layers: whoever moves or replaces weights does it to all."""
+    if not isinstance(model, nn.Module):
+        return []
+    return [parameter.data_ptr() for parameter in islice(model.parameters(), _WATCHED)]
 
 
 def _values(batch: Stage1Batch) -> tuple[Tensor | float | None, ...]:
