@@ -64,8 +64,7 @@ class AdaptiveLearningRate:
         ConfigError: Not `0 <= low < high`, `1 < factor` or `0 < minimum <= maximum`.
 
     References:
-        Schulman et al. 2017 (arXiv 1707.06347) §4 adapt a penalty so; the learning rate: Rudin et al. 2021
-        (arXiv 2109.11978) and RSL-RL.
+        Rudin et al. 2021 (arXiv 2109.11978) and RSL-RL; of a penalty: Schulman et al. 2017 (arXiv 1707.06347) §4.
     """
 
     low: float = 0.01
@@ -175,8 +174,7 @@ class GRPOConfig:
     """No further step of the update once the mean k3 between the acting and the current policy exceeds this; read
     before the step, which is then not made. None for never. Costs one device-to-host copy per step."""
     learning_rate: AdaptiveLearningRate | None = None
-    """How the optimiser's learning rates follow the measured KL of an update; None leaves them alone. Costs one forward
-    pass per update."""
+    """How learning rates follow the measured KL of an update, at one more forward pass; None leaves them alone."""
     bfloat16: bool = False
     """Whether the policy is evaluated under bfloat16 autocast, as it then should act too. Ratios and losses stay in
     float32: `evaluate` must take what its network returns to float32 before it computes log-probabilities."""
@@ -185,8 +183,7 @@ class GRPOConfig:
     density as wide as a standard normal one; a narrower one, whose log-density changes faster, is allowed as much more
     as it is narrower. None to accept any. With `staleness`, decisions of older weights are not compared."""
     on_refusal: Literal["raise", "skip"] = "raise"
-    """What becomes of an update with something that is not finite or not reproduced: it raises, or it is taken back and
-    counted, and `UpdateMetrics.refused` says why."""
+    """Whether an update with something not finite or not reproduced raises, or is counted: `UpdateMetrics.refused`."""
     max_refusals: int = 3
     """Updates skipped one after another before the next one raises after all; at least 1."""
     seed: int = 42

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 class VectorRollout:
     """Plays the jobs of a group side by side, one environment each, and rewards the sum of an episode's rewards.
 
-    Members start from the same state, that of their scene seed; the policy draws by noise of each member's own, which
-    does not depend on which jobs are played together.
+    Members start alike, by their scene seed; each draws by noise of its own, whichever jobs are played beside it.
 
     Args:
         act: Takes observations (episodes, ...) and noise (episodes, ...) to the actions that are recorded, as the

@@ -29,8 +29,7 @@ Rows = Batch[Any, Any]
 class Learner(Generic[StatesT, ActionsT]):
     """Trains a policy on batches of trajectories.
 
-    An update happens whole or not at all: if anything in it raises, weights, buffers and optimiser are what they were
-    before.
+    An update happens whole or not at all: if anything in it raises, weights, buffers and optimiser stay as they were.
 
     On several processes, give every one of them the same batch (`gather`) and a policy that is spread over them:
     `DistributedDataParallel` around a module whose `forward(states, actions)` evaluates, or one that `fully_shard`
@@ -101,8 +100,7 @@ class Learner(Generic[StatesT, ActionsT]):
             batch: Trajectories of any groups, with their decisions on the device of the policy; perhaps none.
             advantages: On the CPU: one per trajectory, or one per decision (rows, 1) or component (rows, components),
                 for credit within an episode, of which coarser levels take the mean; None for `GRPOConfig.advantage`.
-            version: Version of the policy's weights, from which `staleness` counts the age of decisions; None for
-                `updates`.
+            version: Version of the policy's weights, from which `staleness` counts ages; None for `updates`.
 
         Raises:
             NonFiniteError: A reward, advantage, log-probability, loss or gradient is not finite; names the

@@ -100,8 +100,7 @@ def trajectory_mean(lengths: Int[Tensor, " trajectories"]) -> Real[Tensor, " tra
 def constant_length(lengths: Int[Tensor, " trajectories"], *, length: float) -> Real[Tensor, " trajectories"]:
     """The mean over trajectories of their sums divided by one constant: no bias towards short ones.
 
-    The constant `length` is for example the largest number of units that a trajectory can have. Trajectories without
-    any do not enter the mean.
+    The constant `length` is for example the most units that a trajectory can have. Empty ones do not enter the mean.
 
     References:
         Liu et al. 2025, Dr.GRPO (arXiv 2503.20783).

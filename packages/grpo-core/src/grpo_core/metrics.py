@@ -31,8 +31,7 @@ class UpdateMetrics:
     """Passes over the batch; fewer than configured after a target-KL stop or without a step."""
     groups: int = 0
     mixed_groups: int = 0
-    """Groups with two different valid rewards, whatever the baseline. With a collection that keeps these alone it says
-    nothing: see `Collected.acceptance`."""
+    """Groups with two different valid rewards; of all that were rolled out, see `Collected.acceptance`."""
     trajectories: int = 0
     """Trajectories in the batch, failed ones included."""
     failed_trajectories: int = 0
@@ -61,9 +60,8 @@ class UpdateMetrics:
     kl_penalty: float | None = None
     """KL estimate to the reference, before its weight."""
     approx_kl: float | None = None
-    """Mean k3 estimate of KL(policy before the update || policy after it) per component, as last measured: after the
-    last step with `GRPOConfig.learning_rate`, before the step that was not made after a target-KL stop, otherwise
-    before the steps of the last pass."""
+    """Mean k3 estimate of KL(policy before the update || policy after it) per component: after the last step with
+    `GRPOConfig.learning_rate`, before the step that a target-KL stop left out, else before those of the last pass."""
     clip_fraction_low: float | None = None
     """Share of ratios without gradient because they fell below the lower clip."""
     clip_fraction_high: float | None = None
@@ -72,8 +70,7 @@ class UpdateMetrics:
     ratio_max: float | None = None
     """Extremes of the ratio, at the configured level."""
     log_prob_error: float | None = None
-    """Largest difference between recorded and re-evaluated log-probabilities before the first optimiser step; None if
-    older weights made all of those decisions."""
+    """Largest difference of recorded and re-evaluated log-probabilities before the first step; None if all are old."""
     importance_weight_mean: float | None = None
     importance_weight_max: float | None = None
     """Importance weights of what a ratio covers; None without `GRPOConfig.staleness`."""
@@ -145,10 +142,8 @@ class Report:
 
     def complete(self, metrics: UpdateMetrics) -> UpdateMetrics:
         """The metrics with everything that optimiser steps report."""
-        found: dict[str, Any] = {}
-        if self._weights:
-            names = ("importance_weight_mean", "importance_weight_max", "effective_sample_share")
-            found |= zip(names, map(float, self._weights), strict=True)
+        names = ("importance_weight_mean", "importance_weight_max", "effective_sample_share")
+        found: dict[str, Any] = dict(zip(names, map(float, self._weights), strict=False))  # there may be none
         if not self.steps:
             return replace(metrics, **found)
         found |= {name: float(self._column(name).mean()) for name in _MEANS}

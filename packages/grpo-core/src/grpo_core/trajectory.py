@@ -56,12 +56,8 @@ class Decisions(Generic[StatesT, ActionsT]):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same with every tensor changed: other rows of it, or another place for it."""
-        return type(self)(
-            states=map_tensors(self.states, change),
-            actions=map_tensors(self.actions, change),
-            log_prob=change(self.log_prob),
-            mask=None if self.mask is None else change(self.mask),
-        )
+        columns: dict[str, Any] = {name: getattr(self, name) for name in ("states", "actions", "log_prob", "mask")}
+        return replace(self, **map_tensors(columns, change))
 
     def __len__(self) -> int:
         return len(self.log_prob)
@@ -215,8 +211,7 @@ def collate(
     """Joins trajectories, of any groups in any order, and sorts them by group and member.
 
     Sorted, a batch does not depend on the order in which episodes finished, and neither does the rounding of an update.
-    Failed trajectories belong to it too; without any it is empty, and an update of it learns nothing. The decisions go
-    to `device`; None leaves them where they are.
+    Failed trajectories belong to it too; it may be empty. Decisions go to `device`; None leaves them where they are.
 
     Raises:
         TrajectoryError: One member of a group came twice.

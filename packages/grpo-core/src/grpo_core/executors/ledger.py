@@ -44,8 +44,7 @@ class Call:
 class JobLedger(Generic[StatesT, ActionsT]):
     """The bookkeeping that all executors share; for the arguments see `InProcessExecutor`.
 
-    Calls are handed out in the order of submission, second tries last. A call's fate is settled once: whatever is said
-    of it later is dropped.
+    Calls are handed out in the order of submission, second tries last. What is said of a settled call is dropped.
     """
 
     def __init__(self, *, jobs_per_call: int | None, tolerance: FaultTolerance) -> None:
@@ -195,8 +194,7 @@ class InProcessExecutor(LedgerExecutor[StatesT, ActionsT]):
     """Rolls out in the caller's process, one call per `poll`.
 
     Nothing here outlives a simulator that kills its process or hangs; a call that raises `RolloutError` is made again.
-    Any other exception goes up to the caller, also Ctrl-C, and the call is the next one again: poll once more when the
-    rollout is mended, or cancel.
+    Any other exception goes up to the caller, also Ctrl-C, and the call is the next one again: poll again, or cancel.
 
     Args:
         rollout: Rolls out the jobs of one group.
