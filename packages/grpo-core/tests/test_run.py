@@ -181,6 +181,26 @@ def test_mixed_groups_are_learned_from_again_while_they_are_not_too_old():
     assert sum(metrics.stale_decisions > 0 for metrics in batches) > 3
 
 
+def test_a_group_whose_update_was_refused_is_not_replayed():
+    run = Run()
+    config = GRPOConfig(staleness=Staleness(), on_refusal="skip", max_refusals=1)
+    learner = Learner(run.policy, torch.optim.AdamW(run.policy.parameters(), lr=0.02), config)
+    refused: list[bool] = []
+
+    def rollout(jobs: Sequence[Job]) -> list[Trajectory[Tensor, Tensor]]:
+        found = run.policy.rollout(jobs)
+        if jobs[0].spec.group == 4:
+            found[0] = dataclasses.replace(found[0], reward=float("nan"))
+        return found
+
+    def note(metrics: Any, _: Any) -> None:
+        refused.append(metrics.refused is not None)
+
+    executor, replay = InProcessExecutor(rollout), Replay(groups=8, max_age=3)
+    train(run.source, executor, learner, updates=8, groups=2, replay=replay, on_update=note)
+    assert refused == [number == 2 for number in range(8)]
+
+
 def test_a_replay_needs_staleness_and_room():
     run = Run()
     with pytest.raises(ConfigError, match="staleness"):

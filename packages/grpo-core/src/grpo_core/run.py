@@ -46,7 +46,7 @@ def train(
         max_episodes: Bounds what one collection may cost.
         keep: Which groups are learned from.
         provision: Groups drawn for each one that is missing.
-        replay: Gives mixed groups of before to every update, beside the new ones; needs `GRPOConfig.staleness`.
+        replay: Gives mixed groups again, unless their update was refused; needs `GRPOConfig.staleness`.
         device: Where decisions go for the update; None leaves them where they are.
         on_collect: Sees what was collected, also the groups that were dropped, before the update.
         on_update: Sees what the update did; the place to log, and to `save`.
@@ -63,7 +63,7 @@ def train(
             on_collect(collected)
         again = [] if replay is None else replay.take(learner.updates)
         metrics = learner.update(collate([*collected.trajectories, *again], device=device))
-        if replay is not None:
+        if replay is not None and metrics.refused is None:
             replay.add(collected.trajectories)
         if on_update is not None:
             on_update(metrics, collected)
