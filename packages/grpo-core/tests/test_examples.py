@@ -43,6 +43,19 @@ def test_cartpole_stands_longer_after_few_updates(example, capsys):
     assert lengths[-1] > 1.5 * lengths[0]
 
 
+def test_cartpole_pushes_as_likely_as_it_says_also_with_opposite_noise_and_as_it_prefers_without(example):
+    pytest.importorskip("gymnasium", reason="the extra `gym` is not installed")
+    torch.manual_seed(0)
+    policy = example("cartpole").Policy()
+    states = torch.randn(4, 4)
+    right = policy.evaluate(states, torch.ones(4)).log_prob.detach().exp()
+    grid = (torch.arange(1000) + 0.5) / 1000 - 0.5
+    for noise in (grid, -grid):
+        pushes, _ = policy.act(states.repeat_interleave(1000, dim=0), noise.repeat(4))
+        torch.testing.assert_close(pushes.view(4, 1000).float().mean(dim=1, keepdim=True), right, atol=2e-3, rtol=0)
+    assert policy.act(states, torch.zeros(4))[0].tolist() == (right[:, 0] > 0.5).long().tolist()
+
+
 def test_pendulum_earns_more_with_the_torque_that_its_reward_asks_for(example, capsys):
     """Swinging up takes too many episodes for a test; to waste less torque can be learned in a few."""
     pytest.importorskip("gymnasium", reason="the extra `gym` is not installed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,12 +18,12 @@ from grpo_core.gym import VectorRollout  # noqa: E402
 def act(states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """A coin that leans to the side to which the pole falls."""
     right = torch.sigmoid(3 * states[:, 2])
-    actions = (noise < right).long()
+    actions = (noise + 0.5 < right).long()
     return actions, torch.where(actions == 1, right, 1 - right).log().unsqueeze(1)
 
 
 def rollout(*, horizon: int = 200) -> VectorRollout:
-    return VectorRollout(act, lambda own: torch.rand((), generator=own), horizon=horizon)
+    return VectorRollout(act, lambda own: torch.rand((), generator=own) - 0.5, horizon=horizon)
 
 
 SPEC = GroupSpec(group=3, task="CartPole-v1", seed=11, size=5, run_seed=1)
@@ -35,7 +37,7 @@ def alone(job: object) -> tuple[list[list[float]], list[int], float]:
     states, pushes, total = [], [], 0.0
     for _ in range(200):
         states.append(state.tolist())
-        action, _ = act(torch.as_tensor(state).unsqueeze(0), torch.rand((), generator=generator).unsqueeze(0))
+        action, _ = act(torch.as_tensor(state).unsqueeze(0), torch.rand((), generator=generator).unsqueeze(0) - 0.5)
         pushes.append(int(action))
         state, reward, terminated, truncated, _ = env.step(pushes[-1])
         total += reward
@@ -72,6 +74,32 @@ def test_an_episode_ends_at_the_horizon():
         rollout(horizon=0)
 
 
+def test_an_episode_ends_where_its_environment_cuts_it_off():
+    def make(task: str, count: int) -> object:
+        short = [lambda env: gymnasium.wrappers.TimeLimit(env, 3)]
+        return gymnasium.make_vec(task, count, vectorization_mode="sync", wrappers=short)
+
+    play = VectorRollout(act, lambda own: torch.rand((), generator=own) - 0.5, horizon=9, make_envs=make)
+    assert {(len(one.decisions), one.reward) for one in play(SPEC.jobs())} == {(3, 3.0)}
+
+
+def test_partners_play_the_opposite_noise_and_the_greedy_member_none():
+    seen: list[Tensor] = []
+
+    def watch(states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(noise)
+        return act(states, noise)
+
+    spec = dataclasses.replace(SPEC, antithetic=True, greedy=True)
+    play = VectorRollout(watch, lambda own: torch.rand((), generator=own) - 0.5, horizon=9)
+    greedy = play(spec.jobs())[0]
+    noise = torch.stack(seen)
+    assert (noise[:, 0] == 0).all()
+    assert torch.equal(noise[:, 1::2], -noise[:, 2::2])
+    assert (noise[:, 1:] != 0).all()
+    assert (greedy.decisions.log_prob.exp() >= 0.5).all()
+
+
 def test_environments_are_kept_and_closed():
     made = []
 
@@ -79,7 +107,7 @@ def test_environments_are_kept_and_closed():
         made.append((task, count))
         return gymnasium.make_vec(task, count, vectorization_mode="sync")
 
-    play = VectorRollout(act, lambda own: torch.rand((), generator=own), horizon=5, make_envs=make)
+    play = VectorRollout(act, lambda own: torch.rand((), generator=own) - 0.5, horizon=5, make_envs=make)
     for _ in range(2):
         play(SPEC.jobs())
     play(SPEC.jobs()[:2])

@@ -27,7 +27,8 @@ class VectorRollout:
     Args:
         act: Takes observations (episodes, ...) and noise (episodes, ...) to the actions that are recorded, as the
             policy's `evaluate` takes them, and their log-probabilities (episodes, components).
-        draw: Draws the noise of one decision from a generator: `torch.randn` for a Gaussian, `torch.rand` for a choice.
+        draw: Draws the noise of one decision from a generator, symmetric about 0, since antithetic partners play its
+            negative and a greedy member plays 0: `torch.randn` for a Gaussian, `torch.rand - 0.5` for a choice.
         horizon: Most decisions of an episode; at least 1.
         make_envs: Makes environments for a task and a number of episodes, which are kept for later calls; those of
             Gymnasium that have the task's name where None.
