@@ -43,7 +43,7 @@ from grpo_core.errors import (
     ShapeError,
     StateError,
 )
-from grpo_core.learner import bounds_of
+from grpo_core.learner import bounds_of, steps_of
 
 MIXED: list[list[float | None]] = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0]]
 
@@ -239,6 +239,17 @@ def test_minibatches_cover_every_decision_once_per_pass_in_a_new_order(table_pol
         ends = torch.tensor([len(trajectory.decisions) for trajectory in trajectories]).cumsum(0).tolist()
         whole = [set(range(first, last)) for first, last in zip([0, *ends], ends, strict=False)]
         assert all(not own & set(part) or own <= set(part) for own in whole for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("rows", "minibatches", "sizes"), [(9, 4, [3, 2, 2, 2]), (16, 7, [3, 3, 2, 2, 2, 2, 2]), (2, 3, [1, 1])]
+)
+def test_a_pass_makes_as_many_steps_as_asked_of_sizes_that_differ_by_one_at_most(
+    gaussian_policy, episodes, rows, minibatches, sizes
+):
+    batch = collate(episodes(gaussian_policy(), [*MIXED, MIXED[0]])).cut(0, rows)
+    steps = steps_of(GRPOConfig(minibatches=minibatches), batch, update=0, epoch=0)
+    assert [len(step.owner) for step in steps] == sizes
 
 
 @given(data=st.data(), level=st.sampled_from(RatioLevel))

@@ -163,8 +163,8 @@ class GRPOConfig:
     inner_epochs: int = 4
     """Passes over the batch; at least 1."""
     minibatches: int = 1
-    """Optimiser steps per pass, over parts drawn anew in every pass; at least 1. The weights of a part's losses add up
-    to those of the whole, whatever `aggregation` is."""
+    """Optimiser steps per pass, over equal parts drawn anew in every pass; at least 1, and fewer where there is less to
+    divide. The weights of a part's losses add up to those of the whole, whatever `aggregation` is."""
     micro_rows: int | None = None
     """Most decisions in one forward pass; None for all of an optimiser step. Changes memory, not results. Levels that
     need whole trajectories exceed it by as much as one trajectory does."""

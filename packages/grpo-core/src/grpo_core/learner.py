@@ -311,12 +311,11 @@ def steps_of(config: GRPOConfig, rows: Rows, *, update: int, epoch: int) -> Iter
     if config.minibatches == 1:
         yield rows
         return
-    if config.level.whole_trajectories:
-        members, place = torch.unique(rows.owner, return_inverse=True)
-    else:
-        members = place = torch.arange(len(rows.owner))
+    whole = config.level.whole_trajectories
+    place = torch.unique(rows.owner, return_inverse=True)[1] if whole else torch.arange(len(rows.owner))
+    members = int(place[-1]) + 1
     generator = torch.Generator().manual_seed(stable_seed(config.seed, "shuffle", update, epoch))
-    for part in torch.randperm(len(members), generator=generator).chunk(config.minibatches):
+    for part in torch.randperm(members, generator=generator).tensor_split(min(config.minibatches, members)):
         yield rows.take(torch.isin(place, part).nonzero().squeeze(1))
 
 
