@@ -202,6 +202,7 @@ def test_the_loss_of_plain_tensors_is_the_formula_and_its_gradient():
         {"log_prob_tolerance": -1.0},
         {"kl_weight": -0.1},
         {"max_refusals": 0},
+        {"on_refusal": "rais"},
     ],
 )
 def test_options_out_of_range_are_refused(options):

@@ -101,7 +101,7 @@ class AdaptiveLearningRate:
 def _check(**weights: float) -> None:
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
-            raise ConfigError(f"`{name}` is {weight}; an entropy weight must be finite and at least 0.")
+            raise ConfigError(f"`{name}` is {weight}; a weight must be finite and at least 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,5 +196,6 @@ class GRPOConfig:
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise ConfigError(f"`{name}` is {limit}; it must be positive, or None.")
-        if not 0 <= self.kl_weight < float("inf"):
-            raise ConfigError(f"`kl_weight` is {self.kl_weight}; it must be finite and at least 0.")
+        _check(kl_weight=self.kl_weight)
+        if self.on_refusal not in ("raise", "skip"):
+            raise ConfigError(f"`on_refusal` is `{self.on_refusal}`; it must be `raise` or `skip`.")
