@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from grpo_core import RayExecutor
 from grpo_core.errors import ConfigError, ExecutorError
+from grpo_core.executors import FaultTolerance
+from grpo_core.executors.scheduling import Answer
 
 WORKERS = Path(__file__).parent / "workers"
 KILLED = """
@@ -65,6 +69,58 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch, rollouts):
 def test_numbers_out_of_range_are_refused(rollouts, field, value):
     with pytest.raises(ConfigError, match=f"`{field}` is {value}"):
         RayExecutor(rollouts.WalkRollout, **({"workers": 1} | {field: value}))
+
+
+class Cluster:
+    """A stand-in for Ray, whose actors answer at once; like Ray it returns no more answers than were asked for."""
+
+    exceptions = types.SimpleNamespace(RayTaskError=ZeroDivisionError, RayError=ZeroDivisionError)
+    cloudpickle = pickle
+
+    def __init__(self):
+        self.killed = 0
+
+    def is_initialized(self):
+        return True
+
+    def get_runtime_context(self):
+        return types.SimpleNamespace(gcs_address="here")
+
+    def remote(self, kind):
+        def method(name):
+            return types.SimpleNamespace(remote=lambda *arguments: Answered(getattr(kind, name), arguments))
+
+        def make(*arguments):
+            return types.SimpleNamespace(start=method("start"), answer=method("answer"))
+
+        return types.SimpleNamespace(options=lambda **_: types.SimpleNamespace(remote=make))
+
+    def wait(self, refs, *, num_returns, timeout):
+        return refs[:num_returns], refs[num_returns:]
+
+    def get(self, ref):
+        return pickle.dumps(Answer("ready"))
+
+    def kill(self, actor, *, no_restart):
+        self.killed += 1
+
+
+class Answered:
+    """A reference to an answer."""
+
+    def __init__(self, *_):
+        pass
+
+
+def test_workers_that_were_ready_before_anybody_looked_are_not_overdue(monkeypatch, rollouts):
+    cluster = Cluster()
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    executor = RayExecutor(rollouts.WalkRollout, workers=6, tolerance=FaultTolerance(start_deadline=0.01))
+    time.sleep(0.02)
+    executor.poll()
+    assert cluster.killed == 0
+    assert executor.events["failed_starts"] == 0
+    executor.close()
 
 
 @pytest.mark.slow

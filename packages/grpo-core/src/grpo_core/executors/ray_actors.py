@@ -109,7 +109,9 @@ class RayExecutor(FleetExecutor[StatesT, ActionsT]):
     def _wait(self, timeout: float | None) -> list[tuple[int, Answer]]:
         if not self._pending:
             return []
-        ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=timeout)
+        self._ray.wait(list(self._pending), num_returns=1, timeout=timeout)
+        # All that are ready: a worker whose answer is left for the next round would count as overdue.
+        ready, _ = self._ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         return [self._receive(ref) for ref in ready]
 
     def _receive(self, ref: Any) -> tuple[int, Answer]:
