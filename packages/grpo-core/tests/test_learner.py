@@ -699,13 +699,14 @@ def test_refused_updates_are_skipped_and_counted_up_to_a_cap(gaussian_policy, ep
     assert learner.update(collate(poison)).refused is not None, "the count begins anew after an update that was made"
 
 
+@pytest.mark.parametrize("micro_rows", [None, 1])
 @pytest.mark.parametrize("log_std", [-0.7, -4.0, -5.0])
-def test_a_policy_may_sharpen_without_ending_its_run(gaussian_policy, episodes, log_std):
+def test_a_policy_may_sharpen_without_ending_its_run(gaussian_policy, episodes, log_std, micro_rows):
     """A shift of the mean by 2e-5 is what another batch shape makes on a GPU; 0.2 sigma is another policy."""
     policy = gaussian_policy()
     with torch.no_grad():
         policy.log_std.fill_(log_std)
-    trajectories = episodes(policy, MIXED)
+    trajectories = episodes(policy, MIXED * 8)  # so many that some lie far out
     weight = policy.weight
 
     def shifted(shift: float) -> Any:
@@ -713,7 +714,7 @@ def test_a_policy_may_sharpen_without_ending_its_run(gaussian_policy, episodes, 
         evaluate = other.evaluate
         other.evaluate = lambda states, actions: evaluate(states, actions + shift)
         optimizer = torch.optim.SGD([*other.parameters()], lr=0.0)
-        return Learner(other, optimizer).update(collate(trajectories))
+        return Learner(other, optimizer, GRPOConfig(micro_rows=micro_rows)).update(collate(trajectories))
 
     error = shifted(2e-5).log_prob_error
     assert error > (1e-3 if log_std < -3 else 0)

@@ -51,7 +51,7 @@ class RecordCheck:
 
     The log-density of a Gaussian changes by shift / sigma, so differences count in units of what a density as wide as
     this one makes of a small shift. How narrow it is shows in the mean log-density of a component, the smaller one of
-    the recorded and the re-evaluated.
+    the recorded and the re-evaluated, over the whole step, however it is cut.
 
     Args:
         config: The tolerance.
@@ -62,24 +62,24 @@ class RecordCheck:
     def __init__(self, config: GRPOConfig, step: Batch[Any, Any], fresh: Tensor) -> None:
         self._step, self._fresh = step, fresh
         self._tolerance = float("inf") if config.log_prob_tolerance is None else config.log_prob_tolerance
-        self._errors = torch.zeros(len(fresh), 2, device=step.mask.device)
+        self._differences = torch.zeros(step.mask.shape, device=step.mask.device)
+        self._sums = self._differences.new_zeros(2, step.mask.shape[1])
         self._copy: HostCopy | None = None
         self._largest: float | None = None
 
     def note(self, part: Batch[Any, Any], place: slice, log_prob: Tensor) -> None:
         """Takes the re-evaluated log-probabilities of a part of the step."""
         recorded, now = (torch.where(part.mask, values, 0) for values in (part.decisions.log_prob, log_prob))
-        count = part.mask.sum(dim=0).clamp(min=1)
-        density = torch.minimum(recorded.sum(dim=0) / count, now.sum(dim=0) / count)
-        difference = (now - recorded).abs()
-        # A density of NaN leaves the difference as it is, NaN or not.
-        narrowness = (density.nan_to_num(0.0, 0.0, 0.0) + NORMAL_ENTROPY).clamp(min=0.0, max=20.0).exp()
-        errors = torch.stack([difference.amax(dim=1), (difference / narrowness).amax(dim=1)], dim=1)
-        self._errors[place] = errors.to(self._errors.dtype)
+        self._differences[place] = (now - recorded).abs()
+        self._sums += torch.stack([recorded.sum(dim=0), now.sum(dim=0)])
 
     def send(self, ranks: Ranks) -> None:
         """Starts the way of the differences to the host."""
-        self._copy = HostCopy(ranks.sum(self._errors))
+        difference, sums = ranks.sum(self._differences), ranks.sum(self._sums)
+        density = sums.amin(dim=0) / self._step.mask.sum(dim=0).clamp(min=1)
+        # A density of NaN leaves the difference as it is, NaN or not.
+        narrowness = (density.nan_to_num(0.0, 0.0, 0.0) + NORMAL_ENTROPY).clamp(min=0.0, max=20.0).exp()
+        self._copy = HostCopy(torch.stack([difference, difference / narrowness]).amax(dim=2).T)
 
     def settle(self, *, wait: bool = True) -> float | None:
         """The largest difference among decisions of the current weights; None if there are none, or before it is known.
