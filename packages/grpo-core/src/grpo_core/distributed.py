@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -57,7 +57,7 @@ class Ranks:
         return torch.cat([sums.sum(dim=0), smallest.amin(dim=0), largest.amax(dim=0)], dim=1)
 
 
-def is_sharded(policy: Any) -> bool:
+def is_sharded(policy: Any) -> TypeGuard[nn.Module]:
     """Whether `fully_shard` (FSDP2) was applied to a policy."""
     if not isinstance(policy, nn.Module) or not dist.is_available():
         return False

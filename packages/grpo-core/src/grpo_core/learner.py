@@ -33,8 +33,8 @@ class Learner(Generic[StatesT, ActionsT]):
 
     On several processes, give every one of them the same batch (`gather`) and a policy that is spread over them:
     `DistributedDataParallel` around a module whose `forward(states, actions)` evaluates, or one that `fully_shard`
-    (FSDP2) was applied to, whose `evaluate` is then made to gather its weights. Every process evaluates its part of
-    each optimiser step; all count over the whole step, and all refuse or none.
+    (FSDP2) was applied to, whose `evaluate`, if any, is then made to gather its weights, as a reference's is. Every
+    process evaluates its part of each optimiser step; all count over the whole step, and all refuse or none.
 
     Args:
         policy: What to train; only its `evaluate` is used, or itself if it has none.
@@ -69,10 +69,11 @@ class Learner(Generic[StatesT, ActionsT]):
         if self.config.kl_weight > 0 and reference is None:
             raise ConfigError(f"`kl_weight` is {self.config.kl_weight}, but there is no `reference`; give one.")
         self._ranks = Ranks.of(policy)
-        if is_sharded(policy):
-            from torch.distributed.fsdp import register_fsdp_forward_method
+        for module in (policy, reference):
+            if is_sharded(module) and hasattr(module, "evaluate"):
+                from torch.distributed.fsdp import register_fsdp_forward_method
 
-            register_fsdp_forward_method(policy, "evaluate")  # type: ignore[arg-type]  # a module, as `is_sharded` saw
+                register_fsdp_forward_method(module, "evaluate")
         self._updates = self._optimizer_steps = self._refusals = 0
 
     @property

@@ -32,6 +32,11 @@ def alone(script):
     batches = [script.trajectories(acting, 0) + script.trajectories(acting, 1), script.trajectories(acting, 2)]
     metrics = [asdict(learner.update(grpo.collate(own))) for own in batches]
     assert not torch.equal(policy.log_std, acting.log_std)
+    other, reference = script.Gaussian(), script.Gaussian()
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    held = grpo.Learner(other, optimizer, script.penalised(), reference=reference)
+    metrics.append(asdict(held.update(grpo.collate(batches[0]))))
+    assert metrics[-1]["kl_penalty"] > 0
     return policy.state_dict(), metrics
 
 

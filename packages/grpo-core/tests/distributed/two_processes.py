@@ -6,6 +6,7 @@ Usage: two_processes.py KIND RANK FOLDER, with KIND `ddp` or `fsdp`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,6 +37,17 @@ class Gaussian(nn.Module):
         return self.evaluate(states, actions)
 
 
+class Called(nn.Module):
+    """The same, which evaluates only when it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gaussian = Gaussian()
+
+    def forward(self, states: Tensor, actions: Tensor) -> grpo.Evaluation:
+        return self.gaussian.evaluate(states, actions)
+
+
 def trajectories(policy: Gaussian, group: int, *, poison: bool = False) -> list[grpo.Trajectory]:
     """Four members of a group, of unequal lengths."""
     found = []
@@ -64,21 +76,26 @@ def config() -> grpo.GRPOConfig:
     )
 
 
+def penalised() -> grpo.GRPOConfig:
+    """A policy is held close to its reference."""
+    return grpo.GRPOConfig(kl_weight=0.5, log_prob_tolerance=None)
+
+
 def main(kind: str, rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    acting, module = Gaussian(), Gaussian()
-    if kind == "ddp":
-        policy: nn.Module = DistributedDataParallel(module)
-    else:
-        from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard
 
-        policy = fully_shard(module)
+    spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel if kind == "ddp" else fully_shard
+    acting, policy = Gaussian(), spread(Gaussian())
     learner = grpo.Learner(policy, torch.optim.AdamW(policy.parameters(), lr=1e-2), config())
     # Each process plays a group of its own; the second time only one of them does.
     metrics = [
         learner.update(grpo.collate(gather(trajectories(acting, rank)))),
         learner.update(grpo.collate(gather(trajectories(acting, 2) if rank else []))),
     ]
+    called = spread(Called())
+    held = grpo.Learner(called, torch.optim.SGD(called.parameters(), lr=0.1), penalised(), reference=spread(Gaussian()))
+    metrics.append(held.update(grpo.collate(gather(trajectories(acting, rank)))))
     failed = ""
     try:
         learner.update(grpo.collate(gather(trajectories(acting, 3 + rank, poison=rank == 1))))
