@@ -84,12 +84,27 @@ def test_deviations_stay_within_their_bounds():
     torch.testing.assert_close(log_prob.detach(), Normal(0.0, torch.tensor([[-1.0]]).exp()).log_prob(torch.zeros(1, 1)))
 
 
+@pytest.mark.parametrize(("log_std", "action"), [(-3.5, 1.0), (1.5, 0.0)], ids=["too small", "too large"])
+def test_a_deviation_that_left_its_bounds_can_return_and_is_not_driven_further_out(log_std, action):
+    """A likely action far from the mean asks for a larger deviation, one at the mean for a smaller one."""
+    one = torch.zeros(1, dtype=torch.long)
+    for sign, returns in ((1.0, True), (-1.0, False)):
+        policy = EpisodePolicy(classes=1, size=1)
+        with torch.no_grad():
+            policy.log_std.fill_(log_std)
+        loss = -sign * policy.evaluate(one, torch.full((1, 1), action)).log_prob.sum()
+        loss.backward()
+        inward = -policy.log_std.grad.item() * (1 if log_std < 0 else -1)
+        assert (inward > 0) if returns else (inward == 0)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"classes": 0}, "`classes` is 0"),
         ({"size": 0}, "`size` is 0"),
         ({"std": 0.0}, "`std` is 0.0"),
+        ({"std": 0.01}, "`std` is 0.01"),
         ({"log_std_range": (1.0, 1.0)}, "low < high"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,8 +31,8 @@ class EpisodePolicy(nn.Module):
     Args:
         classes: Kinds of episodes with a Gaussian of their own, such as tasks; at least 1.
         size: Numbers per episode; at least 1.
-        std: Standard deviation at the start, the same for all.
-        log_std_range: Bounds of the logarithm of the standard deviations.
+        std: Standard deviation at the start, the same for all; its logarithm is within the bounds.
+        log_std_range: Bounds of the logarithm of the standard deviations. One that a step carries out can return.
 
     References:
         Sehnke et al. 2010, "Parameter-exploring policy gradients"; antithetic pairs: §3.3 there.
@@ -42,8 +43,9 @@ class EpisodePolicy(nn.Module):
     ) -> None:
         super().__init__()
         at_least_one(classes=classes, size=size)
-        if not 0 < std < float("inf") or not log_std_range[0] < log_std_range[1]:
-            raise ConfigError(f"`std` is {std}, `log_std_range` {log_std_range}; needed are std > 0 and low < high.")
+        low, high = log_std_range
+        if not (std > 0 and low < high and low <= math.log(std) <= high):
+            raise ConfigError(f"`std` is {std}, its logarithm must be between {low} and {high}, with low < high.")
         self.size = size
         self.mean = nn.Parameter(torch.zeros(classes, size))
         self.log_std = nn.Parameter(torch.full((classes, size), std).log())
@@ -64,4 +66,9 @@ class EpisodePolicy(nn.Module):
         return Evaluation(normal.log_prob(actions), normal.entropy())
 
     def _normal(self, classes: Tensor) -> Normal:
-        return Normal(self.mean[classes], self.log_std[classes].clamp(*self._log_std_range).exp(), validate_args=False)
+        log_std, (low, high) = self.log_std[classes], self._log_std_range
+        bounded = log_std + (log_std.clamp(low, high) - log_std).detach()
+        if bounded.requires_grad:  # gradients that lead back inside pass, those that lead out do not
+            out = torch.stack([log_std > high, log_std < low])
+            bounded.register_hook(lambda grad: grad * ~(out & torch.stack([grad < 0, grad > 0])).any(dim=0))
+        return Normal(self.mean[classes], bounded.exp(), validate_args=False)
