@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from grpo_core.collection import Collected, KeepRule, Replay, collect_groups, every_group
+from grpo_core.distributed import Ranks
 from grpo_core.errors import ConfigError, StateError
 from grpo_core.executors import Executor
 from grpo_core.groups import GroupSource
@@ -40,7 +41,7 @@ def train(
     Args:
         source: Gives the groups.
         executor: Rolls them out, under the learner's weights of the moment.
-        learner: Learns from them; its policy is an `nn.Module`.
+        learner: Learns from them; its policy is an `nn.Module` of this process alone.
         updates: Updates in all, those before this call included.
         groups: Groups wanted for each; see `collect_groups`, also for the next three.
         max_episodes: Bounds what one collection may cost.
@@ -52,6 +53,10 @@ def train(
         on_update: Sees what the update did; the place to log, and to `save`.
     """
     policy = _module_of(learner)
+    if Ranks.of(policy).count > 1:
+        raise ConfigError(
+            "The policy is spread over processes; write a loop that has `gather` join what each collects."
+        )
     if replay is not None and learner.config.staleness is None:
         raise ConfigError("There is a `replay`, but `GRPOConfig.staleness` is None; set it, for example `Staleness()`.")
     while learner.updates < updates:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import grpo_core as grpo
 from grpo_core.distributed import gather
-from grpo_core.errors import NonFiniteError
+from grpo_core.errors import ConfigError, NonFiniteError
 
 
 class Gaussian(nn.Module):
@@ -96,6 +97,8 @@ def main(kind: str, rank: int, folder: Path) -> None:
     called = spread(Called())
     held = grpo.Learner(called, torch.optim.SGD(called.parameters(), lr=0.1), penalised(), reference=spread(Gaussian()))
     metrics.append(held.update(grpo.collate(gather(trajectories(acting, rank)))))
+    with pytest.raises(ConfigError, match="gather"):
+        grpo.train(grpo.RoundRobin(["t"], [0], size=4), grpo.InProcessExecutor(list), learner, updates=9, groups=1)
     failed = ""
     try:
         learner.update(grpo.collate(gather(trajectories(acting, 3 + rank, poison=rank == 1))))
