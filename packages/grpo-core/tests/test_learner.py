@@ -217,7 +217,8 @@ def test_minibatches_cover_every_decision_once_per_pass_in_a_new_order(table_pol
         evaluate = policy.evaluate
 
         def watch(states: Tensor, actions: Tensor) -> Evaluation:
-            seen.append(states)
+            if torch.is_grad_enabled():
+                seen.append(states)
             return evaluate(states, actions)
 
         policy.evaluate = watch
@@ -732,6 +733,21 @@ def test_a_mismatch_is_found_before_the_first_step(gaussian_policy, episodes):
     with pytest.raises(LogProbMismatchError):
         Learner(other, torch.optim.SGD(other.parameters(), lr=0.1)).update(collate(trajectories))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mismatch_of_few_decisions_is_found_whatever_the_first_minibatch(gaussian_policy, episodes, seed):
+    policy = gaussian_policy()
+    trajectories = episodes(policy, MIXED)
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1), GRPOConfig(minibatches=8, seed=seed))
+    assert learner.update(collate(trajectories)).log_prob_error < 1e-6
+    trajectories = episodes(policy, MIXED)
+    moved = trajectories[2].decisions.log_prob.clone()
+    moved[0] += 5.0
+    before = weights_of(policy)
+    with pytest.raises(LogProbMismatchError, match=f"up to 5 .*in {NAME}"):
+        learner.update(collate(poisoned(trajectories, 2, log_prob=moved)))
+    assert equal(weights_of(policy), before)
 
 
 def test_parameters_in_float16_are_refused():

@@ -47,28 +47,28 @@ def refuse_advantages(batch: Batch[Any, Any], advantages: Tensor) -> None:
 
 
 class RecordCheck:
-    """Compares recorded log-probabilities with those of the first optimiser step's forward pass.
+    """Compares recorded log-probabilities with those of the weights before the first optimiser step.
 
     The log-density of a Gaussian changes by shift / sigma, so differences count in units of what a density as wide as
     this one makes of a small shift. How narrow it is shows in the mean log-density of a component, the smaller one of
-    the recorded and the re-evaluated, over the whole step, however it is cut.
+    the recorded and the re-evaluated, over all rows, however they are cut.
 
     Args:
         config: The tolerance.
-        step: The rows of that step.
+        rows: All rows of the update.
         fresh: Those that the current weights made; others are not compared.
     """
 
-    def __init__(self, config: GRPOConfig, step: Batch[Any, Any], fresh: Tensor) -> None:
-        self._step, self._fresh = step, fresh
+    def __init__(self, config: GRPOConfig, rows: Batch[Any, Any], fresh: Tensor) -> None:
+        self._rows, self._fresh = rows, fresh
         self._tolerance = float("inf") if config.log_prob_tolerance is None else config.log_prob_tolerance
-        self._differences = torch.zeros(step.mask.shape, device=step.mask.device)
-        self._sums = self._differences.new_zeros(2, step.mask.shape[1])
+        self._differences = torch.zeros(rows.mask.shape, device=rows.mask.device)
+        self._sums = self._differences.new_zeros(2, rows.mask.shape[1])
         self._copy: HostCopy | None = None
         self._largest: float | None = None
 
     def note(self, part: Batch[Any, Any], place: slice, log_prob: Tensor) -> None:
-        """Takes the re-evaluated log-probabilities of a part of the step."""
+        """Takes the re-evaluated log-probabilities of a part of the rows."""
         recorded, now = (torch.where(part.mask, values, 0) for values in (part.decisions.log_prob, log_prob))
         self._differences[place] = (now - recorded).abs()
         self._sums += torch.stack([recorded.sum(dim=0), now.sum(dim=0)])
@@ -76,7 +76,7 @@ class RecordCheck:
     def send(self, ranks: Ranks) -> None:
         """Starts the way of the differences to the host."""
         difference, sums = ranks.sum(self._differences), ranks.sum(self._sums)
-        density = sums.amin(dim=0) / self._step.mask.sum(dim=0).clamp(min=1)
+        density = sums.amin(dim=0) / self._rows.mask.sum(dim=0).clamp(min=1)
         # A density of NaN leaves the difference as it is, NaN or not.
         narrowness = (density.nan_to_num(0.0, 0.0, 0.0) + NORMAL_ENTROPY).clamp(min=0.0, max=20.0).exp()
         self._copy = HostCopy(torch.stack([difference, difference / narrowness]).amax(dim=2).T)
@@ -90,11 +90,11 @@ class RecordCheck:
         """
         if self._copy is None or not (wait or self._copy.has_arrived()):
             return self._largest
-        found, fresh, owner = self._copy.wait(), self._fresh, self._step.owner
+        found, fresh, owner = self._copy.wait(), self._fresh, self._rows.owner
         self._copy = None
         wrong = torch.unique(owner[~found[:, 0].isfinite()])
         if len(wrong):
-            culprits = f"not finite in {names(self._step, wrong)}"
+            culprits = f"not finite in {names(self._rows, wrong)}"
             raise NonFiniteError(f"Log-probabilities, recorded or re-evaluated, are {culprits}; nothing was trained.")
         if not fresh.any():
             return None
@@ -103,7 +103,7 @@ class RecordCheck:
         if len(wrong):
             raise LogProbMismatchError(
                 f"Re-evaluated log-probabilities differ from the recorded ones by up to {self._largest:.3g} "
-                f"(tolerance {self._tolerance:g}, more for narrow densities) in {names(self._step, wrong)}; nothing "
+                f"(tolerance {self._tolerance:g}, more for narrow densities) in {names(self._rows, wrong)}; nothing "
                 "was trained. `evaluate` must see what `act` saw: the same weights, action, precision and mode "
                 "(dropout off)."
             )

@@ -164,7 +164,8 @@ class GRPOConfig:
     """Passes over the batch; at least 1."""
     minibatches: int = 1
     """Optimiser steps per pass, over equal parts drawn anew in every pass; at least 1, and fewer where there is less to
-    divide. The weights of a part's losses add up to those of the whole, whatever `aggregation` is."""
+    divide. The weights of a part's losses add up to those of the whole, whatever `aggregation` is. More than 1 cost one
+    more forward pass per update, which compares all decisions with their record before the weights move."""
     micro_rows: int | None = None
     """Most decisions in one forward pass; None for all of an optimiser step. Changes memory, not results. Levels that
     need whole trajectories exceed it by as much as one trajectory does."""

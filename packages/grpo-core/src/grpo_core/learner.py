@@ -106,7 +106,7 @@ class Learner(Generic[StatesT, ActionsT]):
         Raises:
             NonFiniteError: A reward, advantage, log-probability, loss or gradient is not finite; names the
                 trajectories. Raised like the next one only as `GRPOConfig.on_refusal` says.
-            LogProbMismatchError: Log-probabilities, re-evaluated for the first optimiser step, differ from the recorded
+            LogProbMismatchError: Log-probabilities, re-evaluated before the first step, differ from the recorded
                 ones by more than the tolerance. It raises before that step, on a CUDA device once the numbers are back.
             TrajectoryError: With `staleness`, decisions are of a later version than the weights.
             ShapeError: `evaluate` returned another shape than was recorded, or `advantages` do not fit the batch.
@@ -194,19 +194,19 @@ class Learner(Generic[StatesT, ActionsT]):
         return report.complete(replace(metrics, decisions=len(rows.owner), stale_decisions=stale, log_prob_error=error))
 
     def _train(self, rows: Rows, report: Report, version: int) -> RecordCheck:
-        """Makes the steps, and the comparison with the record that belongs to the first one."""
-        config, check = self.config, None
-        whole = Average.of(config, rows, rows)
+        """Makes the steps, and the comparison with the record before the first one."""
+        config, whole = self.config, Average.of(self.config, rows, rows)
+        fresh = rows.versions[rows.owner] == version if config.staleness else rows.owner >= 0
+        check = RecordCheck(config, rows, fresh)
+        if config.minibatches > 1:  # no step sees all rows before the weights move
+            check.note(rows, slice(None), rows.old if config.staleness else self._log_prob(self.policy, rows))
+            check.send(Ranks())
         for epoch in range(config.inner_epochs):
             report.begin_epoch()
             for step in steps_of(config, rows, update=self._updates, epoch=epoch):
-                if check is None:
-                    fresh = rows.versions[step.owner] == version if config.staleness else step.owner >= 0
-                    check = RecordCheck(config, step, fresh)
                 average = whole if step is rows else Average.of(config, rows, step)
                 if not self._take_step(step, average, report, check):
                     return check
-        assert check is not None, "there is at least one row, one pass and one step"
         if config.learning_rate is not None:
             now = self._log_prob(self.policy, rows)
             estimates = torch.where(rows.mask, k3(rows.old.to(now.dtype), now), 0)
@@ -217,13 +217,14 @@ class Learner(Generic[StatesT, ActionsT]):
         """Makes an optimiser step, unless the policy has gone far enough."""
         self.optimizer.zero_grad(set_to_none=True)
         weight = self.config.entropy_weight(self._optimizer_steps + report.steps)
+        compares = not report.steps and self.config.minibatches == 1
         parts: list[Terms] = []
         for part, place in self._parts(step):
             terms, log_prob = self._backward(part, average, weight)
             parts.append(terms)
-            if place is not None and not report.steps:
+            if place is not None and compares:
                 check.note(part, place, log_prob)
-        if not report.steps:
+        if compares:
             check.send(self._ranks)
         check.settle(wait=self._ranks.count > 1)
         if self.config.target_kl is not None:
