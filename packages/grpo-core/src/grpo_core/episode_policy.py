@@ -22,7 +22,8 @@ class EpisodePolicy(nn.Module):
     Whatever plays the episode makes of the numbers what it likes: a schedule, gains, a waypoint. Exploration that lasts
     for the whole episode, and one ratio per number, make this parameter-exploring policy gradients: with groups of
     antithetic pairs it is the same update as an evolution strategy, through the learner, and a probe of what can be
-    gained at all. Record one decision per episode:
+    gained at all. Its density is exact, unlike that of a policy whose decisions are scored alone while noise is held
+    over several of them. Record one decision per episode:
 
         job_noise = job.noise_sign * torch.randn(policy.size, generator=torch.Generator().manual_seed(job.noise_seed))
         numbers, log_prob = policy.act(classes, noise)  # (episodes,), (episodes, numbers)
