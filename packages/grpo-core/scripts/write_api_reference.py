@@ -1,4 +1,4 @@
-"""Write docs/api.md from the docstrings of everything that grpo_core exports.
+"""Write docs/api.md from the docstrings of everything that grpo_core exports, and of what else is public.
 
 Run as `python packages/grpo-core/scripts/write_api_reference.py`; it reads the sources and imports nothing of them.
 """
@@ -16,8 +16,21 @@ PAGE = PACKAGE / "docs" / "api.md"
 HEADER = """# API reference
 
 Written by `scripts/write_api_reference.py` from the docstrings; do not edit. Everything here is imported from
-`grpo_core`; whatever is not here may change without notice.
+`grpo_core`, or, in the second part, from the module that is named; whatever is not here may change without notice.
 """
+FURTHER = {
+    "advantages": ("AdvantageFn",),
+    "collection": ("Collected", "KeepRule", "Replay", "every_group"),
+    "config": ("EntropySchedule",),
+    "distributed": ("gather",),
+    "errors": (),  # all of them
+    "executors": (),
+    "groups": ("GroupSource", "stable_seed"),
+    "gym": ("VectorRollout",),
+    "losses": ("Aggregation", "Surrogate", "SurrogateLoss"),
+    "trajectory": ("Evaluated", "Policy"),
+}
+"""By module, public names that the package does not export; those that it lists itself, or all classes, where empty."""
 SECTIONS = ("Args", "Returns", "Raises", "Yields")
 
 
@@ -32,6 +45,19 @@ def exports(folder: Path) -> Iterator[tuple[Path, str]]:
             yield from ((file, name) for file, name in exports(path) if name in names)
         else:
             yield from ((path.with_suffix(".py"), alias.name) for alias in node.names)
+
+
+def further() -> Iterator[tuple[str, Path, str]]:
+    """Yields the module, the file and the name of everything that is public beside the exports, by module."""
+    exported = {name for _, name in exports(SOURCE)}
+    for module, names in FURTHER.items():
+        file = SOURCE / f"{module}.py"
+        found = [(file, name) for name in names]
+        if (SOURCE / module).is_dir():
+            found = list(exports(SOURCE / module))
+        elif not names:
+            found = [(file, node.name) for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+        yield from ((f"{SOURCE.name}.{module}", file, name) for file, name in found if name not in exported)
 
 
 def module_name(file: Path) -> str:
@@ -135,6 +161,11 @@ def reference() -> str:
             doc = ast.get_docstring(ast.parse(file.read_text())) or ""
             parts.append(f"## {module_name(file)}\n\n{doc}")
             current = file
+        parts.append(entry(file, name))
+    parts.append("# Further names")
+    for module, file, name in further():
+        if (heading := f"## From `{module}`") not in parts:
+            parts.append(heading)
         parts.append(entry(file, name))
     return "\n\n".join(parts) + "\n"
 

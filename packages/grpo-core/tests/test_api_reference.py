@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -7,6 +8,8 @@ from types import ModuleType
 import pytest
 
 import grpo_core
+import grpo_core.errors
+import grpo_core.executors
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -27,6 +30,22 @@ def test_the_api_reference_is_up_to_date(script):
 def test_the_api_reference_covers_every_export_once(script):
     names = [name for _, name in script.exports(script.SOURCE)]
     assert sorted(names) == sorted(grpo_core.__all__)
+    page = script.reference()
+    for name in names:
+        assert page.count(f"\n### `{name}`\n") == 1
+
+
+def test_the_api_reference_covers_what_is_public_beside_the_exports(script):
+    found = {(module, name) for module, _, name in script.further()}
+    for module, name in found:
+        assert hasattr(importlib.import_module(module), name)
+    names = {name for _, name in found}
+    assert not names & set(grpo_core.__all__)
+    assert {"Replay", "Collected", "every_group", "VectorRollout", "gather", "FaultTolerance", "Executor"} <= names
+    assert {"SurrogateLoss", "GroupSource"} <= names
+    errors = {name for name, value in vars(grpo_core.errors).items() if isinstance(value, type)}
+    assert errors <= names | {"RolloutError"}
+    assert set(grpo_core.executors.__all__) <= names | set(grpo_core.__all__)
     page = script.reference()
     for name in names:
         assert page.count(f"\n### `{name}`\n") == 1
