@@ -19,6 +19,7 @@ from grpo_core import (
     ConstantWeight,
     Decisions,
     Evaluation,
+    ExponentialDecay,
     GroupSpec,
     GRPOConfig,
     Job,
@@ -538,6 +539,35 @@ def test_the_entropy_weight_decays_by_every_optimizer_step(gaussian_policy, epis
         metrics = learner.update(collate(episodes(policy, MIXED)))
     assert metrics.entropy_weight == 0.01 * 0.999**6
     assert learner.entropy_weight == 0.01 * 0.999**12
+
+
+def constant(table_policy: Any, entropy: Tensor, mask: Tensor | None = None) -> tuple[Any, list[Any]]:
+    """A policy with entropies that no step changes, and two trajectories of its rows."""
+    rows, spec = len(entropy) // 2, GroupSpec(group=0, task="t", seed=0, size=2)
+    policy = table_policy(torch.zeros(len(entropy), 2, dtype=torch.float64), entropy)
+    trajectories = []
+    for job in spec.jobs():
+        own = torch.arange(rows * job.member, rows * (job.member + 1))
+        log_prob = torch.zeros(rows, 2, dtype=torch.float64)
+        decisions = Decisions(states=own, actions=own, log_prob=log_prob, mask=None if mask is None else mask[own])
+        trajectories.append(Trajectory(job=job, decisions=decisions, reward=float(job.member)))
+    return policy, trajectories
+
+
+def test_the_entropy_weight_decays_within_an_update_too(table_policy):
+    policy, trajectories = constant(table_policy, torch.ones(4, dtype=torch.float64))
+    config = GRPOConfig(inner_epochs=3, entropy_weight=ExponentialDecay(start=1.0, decay=0.5))
+    metrics = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.0), config).update(collate(trajectories))
+    assert metrics.surrogate - metrics.loss == pytest.approx((1.0 + 0.5 + 0.25) / 3)
+
+
+@pytest.mark.parametrize("micro_rows", [None, 1])
+def test_entropies_of_components_are_averaged_over_those_that_count(table_policy, micro_rows):
+    entropy = torch.tensor([[1.0, 9.0], [2.0, 3.0], [9.0, 9.0], [4.0, 5.0]], dtype=torch.float64)
+    policy, trajectories = constant(table_policy, entropy, entropy < 9)
+    config = GRPOConfig(micro_rows=micro_rows)
+    metrics = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.0), config).update(collate(trajectories))
+    assert metrics.entropy == pytest.approx((1.0 + 2.0 + 3.0 + 4.0 + 5.0) / 5)
 
 
 def test_an_update_of_nothing_is_an_update(gaussian_policy):
