@@ -68,7 +68,7 @@ class EpisodePolicy(nn.Module):
 
     def _normal(self, classes: Tensor) -> Normal:
         log_std, (low, high) = self.log_std[classes], self._log_std_range
-        bounded = log_std + (log_std.clamp(low, high) - log_std).detach()
+        bounded: Any = log_std + (log_std.clamp(low, high) - log_std).detach()  # torch annotates no hooks of it
         if bounded.requires_grad:  # gradients that lead back inside pass, those that lead out do not
             out = torch.stack([log_std > high, log_std < low])
             bounded.register_hook(lambda grad: grad * ~(out & torch.stack([grad < 0, grad > 0])).any(dim=0))
