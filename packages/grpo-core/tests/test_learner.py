@@ -45,6 +45,7 @@ from grpo_core.errors import (
     StateError,
 )
 from grpo_core.learner import bounds_of, steps_of
+from grpo_core.losses import SurrogateLoss
 
 MIXED: list[list[float | None]] = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0]]
 
@@ -457,6 +458,7 @@ def test_target_kl_stops_before_the_step_that_would_go_further(gaussian_policy, 
         assert other.approx_kl < 1e-3
     _, metrics, _ = run(1e-9, 10)
     assert metrics.optimizer_steps == 1, "one step tells how far it goes only before the next"
+    assert metrics.inner_epochs == 1, "a pass without a step is none"
 
 
 def test_target_kl_is_that_of_the_whole_step_whatever_its_micro_batches(gaussian_policy, episodes):
@@ -872,6 +874,27 @@ def test_metrics_of_an_update_are_those_of_its_steps(table_policy, gaussian_poli
     assert metrics.grad_norm == pytest.approx(math.hypot(1.5, 0.5) / 2)
     assert metrics.approx_kl == pytest.approx(((high - 0.9 - 1) + (low + 0.3 - 1)) / 2)
     assert (metrics.decisions, metrics.effective_decisions, metrics.inner_epochs) == (2, 2, 2)
+
+
+def test_the_divergence_of_an_update_is_the_mean_over_the_steps_of_its_last_pass(table_policy):
+    """Each step moves a row of its own, in three passes: by 0.1 each, or -0.05."""
+    policy = table_policy(torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
+    trajectories = []
+    for job in GroupSpec(group=0, task="t", seed=0, size=2).jobs():
+        row, log_prob = torch.tensor([job.member]), torch.zeros(1, 1, dtype=torch.float64)
+        decisions = Decisions(states=row, actions=row, log_prob=log_prob)
+        trajectories.append(Trajectory(job=job, decisions=decisions, reward=float(job.member)))
+    config = GRPOConfig(
+        inner_epochs=3,
+        minibatches=2,
+        max_grad_norm=None,
+        advantage=lambda rewards, *_: 1.5 * rewards - 0.5,
+        surrogate=lambda ratio, advantages, _: SurrogateLoss(-ratio * advantages, ratio > 9, ratio > 9),
+    )
+    metrics = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.1), config).update(collate(trajectories))
+    high, low = 2 * 0.1, 2 * -0.05
+    assert metrics.approx_kl == pytest.approx((math.exp(high) - high - 1 + math.exp(low) - low - 1) / 2)
+    assert (metrics.optimizer_steps, metrics.inner_epochs) == (6, 3)
 
 
 class HostReads(TorchDispatchMode):
