@@ -71,8 +71,9 @@ def test_what_says_nothing_moves_nothing(rewards):
         ([0.0, math.inf, 1.0, 0.0], 0.0, NonFiniteError),
         ([0.0, math.nan, 1.0, 0.0], 0.0, NonFiniteError),
         ([0.0, 1.0, 0.0, 1.0], -200.0, LogProbMismatchError),
+        ([0.0, 1.0, 0.0, 1.0], 200.0, LogProbMismatchError),
     ],
-    ids=["infinite", "no number", "200 apart"],
+    ids=["infinite", "no number", "200 below", "200 above"],
 )
 def test_what_is_no_number_or_not_reproduced_is_refused_by_name(rewards, shift, error):
     policy = Aim()

@@ -756,6 +756,19 @@ def test_a_policy_may_sharpen_without_ending_its_run(gaussian_policy, episodes, 
     assert weight.requires_grad
 
 
+def test_a_wide_density_is_held_to_the_tolerance_of_a_standard_normal_one(gaussian_policy, episodes):
+    policy = gaussian_policy()
+    with torch.no_grad():
+        policy.log_std.fill_(3.0)
+    trajectories = episodes(policy, MIXED)
+    near = poisoned(trajectories, 2, log_prob=trajectories[2].decisions.log_prob + 9e-4)
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=0.0))
+    assert learner.update(collate(near)).log_prob_error == pytest.approx(9e-4, rel=1e-3)
+    far = poisoned(trajectories, 2, log_prob=trajectories[2].decisions.log_prob + 1.1e-3)
+    with pytest.raises(LogProbMismatchError):
+        learner.update(collate(far))
+
+
 def test_a_mismatch_is_found_before_the_first_step(gaussian_policy, episodes):
     policy = gaussian_policy()
     trajectories = episodes(policy, MIXED)
