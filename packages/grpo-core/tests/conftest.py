@@ -23,7 +23,7 @@ from grpo_core import (
 )
 
 # The first call into torch takes seconds, whichever example makes it.
-settings.register_profile("grpo-core", deadline=None)
+settings.register_profile("grpo-core", deadline=None, max_examples=30)
 settings.load_profile("grpo-core")
 
 # Tensors here are tiny: threads would wait for each other longer than they work.
