@@ -1,4 +1,5 @@
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -8,15 +9,16 @@ from hypothesis import strategies as st
 from noisegate_gpn import ScheduleNoiseError, schedule_noise
 
 SETTINGS = [("step", 0.0), ("step", 0.9), ("chunk", 0.0), ("chunk", 0.7), ("episode", 0.0)]
-ROWS = 3000
+ROWS = 1000
 
 
 def generators(seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+@cache
 def episodes(held: str, correlation: float, *, chunks: int = 3, steps: int = 4, rows: int = ROWS) -> torch.Tensor:
-    """Noise of whole episodes, (rows, chunks * steps, 2)."""
+    """Noise of whole episodes, (rows, chunks * steps, 2); drawn once for all tests."""
     parts = [
         schedule_noise(
             generators(range(rows)), steps=steps, frames=2, chunks=[chunk] * rows, held=held, correlation=correlation
