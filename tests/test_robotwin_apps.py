@@ -94,10 +94,18 @@ def test_a_policy_plays_the_official_protocol_whatever_the_number_of_simulators(
     )
     assert two["shared"]["click_bell"].result == one["shared"]["click_bell"].result
     assert outcomes_of(two) == {"shared": {"click_bell": one["shared"]["click_bell"].result.outcomes}}
+    chunks = one["shared"]["click_bell"].record()["times"]
+    assert chunks["mean"] == [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    assert chunks["chunks"] >= 3
+    assert one["shared"]["click_bell"].record()["calls"] == [2.0, 2.0]
+    assert two["shared"]["click_bell"].chunks == one["shared"]["click_bell"].chunks
+    with records.with_suffix(".chunks.jsonl").open("a") as file:
+        file.write('\n{"seed": 100000, "chu')  # cut off by a crash
     again = evaluate_on_robotwin(
         variants, ["click_bell"], scenes(config), tmp_path / "one", on_task=lambda measured: None
     )
     assert again["shared"]["click_bell"].batching.calls == 0  # nothing was played again
+    assert again["shared"]["click_bell"].chunks == one["shared"]["click_bell"].chunks
     assert records.read_text() == before
 
 

@@ -12,6 +12,8 @@ import torch
 from noisegate_apps.evaluation.config import EvalConfig
 from noisegate_apps.evaluation.running import run as evaluate
 from noisegate_apps.policy.loading import load_policy
+from noisegate_apps.report.records import read_runs
+from noisegate_apps.report.sections import section_of
 from noisegate_apps.runs.command_line import RoboTwinOptions
 from noisegate_apps.stage2 import training as stage2
 from noisegate_apps.stage2.config import Stage2Config
@@ -85,6 +87,7 @@ def test_stage_2_trains_compares_and_films_on_robotwin(wan_policy, robotwin, tmp
     stage2.run(small(wan_policy, tmp_path / "run", env="robotwin", robotwin=robotwin, workers=1))
     assert results_of(tmp_path / "run")["learned"]["all"]["episodes"] == 1
     assert film_of(tmp_path / "run").shape[1:] == FILM
+    assert json.loads((tmp_path / "run" / "times.json").read_text())["click_bell"]["chunks"] >= 1
 
 
 def test_evaluation_plays_on_robotwin_and_the_tabletop(wan_policy, robotwin, tmp_path):
@@ -97,6 +100,9 @@ def test_evaluation_plays_on_robotwin_and_the_tabletop(wan_policy, robotwin, tmp
     for name in ("shared-learned-imagine-first", "robotwin-shared-learned-imagine-first"):
         assert set(results_of(tmp_path / "eval" / name)) == {"shared", "learned", "imagine-first"}
         assert "seed_pools" not in json.loads((tmp_path / "eval" / name / "config.json").read_text())["identity"]
+        assert film_of(tmp_path / "eval" / name).shape[1:] == FILM
+        run = read_runs([tmp_path / "eval" / name])
+        assert all(section_of(figure, run) for figure in ("time-trajectories", "residual-times", "attention"))
 
 
 def test_a_film_that_fails_loses_no_result(wan_policy, tmp_path, monkeypatch):

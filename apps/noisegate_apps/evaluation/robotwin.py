@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from noisegate_apps.evaluation.chunks import Chunks
 from noisegate_apps.evaluation.statistics import Outcomes, SuccessRate
 from noisegate_apps.evaluation.tabletop import Variant
-from noisegate_apps.play.episodes import EpisodeJob, PlayedEpisode
+from noisegate_apps.play.episodes import EpisodeJob, OnChunk, PlayedEpisode
 from noisegate_apps.runs.files import JsonValue
 from noisegate_apps.runs.progress import progress_bar
 from noisegate_apps.runs.seeds import seed_of
@@ -60,6 +61,8 @@ class MeasuredTask:
     """What the result depends on besides the policy."""
     batching: BatchingReport
     """How the policy was called in this run."""
+    chunks: JsonValue = field(default_factory=dict)
+    """What is known of the chunks of its episodes (`Chunks.of`)."""
 
     def record(self) -> JsonValue:
         """Return the JSON form."""
@@ -73,6 +76,7 @@ class MeasuredTask:
             "seeds_dropped": dict(result.rejected),
             "env_failures": [asdict(failure) for failure in result.env_failures],
             "batching": asdict(self.batching),
+            **self.chunks,
         }
 
 
@@ -162,7 +166,14 @@ def _evaluate(
             "replan_after": scenes.replan_after,
             "simulator": _identifying(described),
         }
-        answer = _plans_of(variant, config, envs[0], scenes.replan_after)
+        chunks = Chunks(record.with_suffix(".chunks.jsonl"))
+
+        def done(seed: SeedRecord) -> None:
+            if seed.outcome is not None:
+                chunks.keep(seed.seed)
+            on_seed(seed)
+
+        answer = _plans_of(variant, config, envs[0], scenes.replan_after, chunks)
         plan: BatchedCalls[PlanRequest, NDArray[Any]] = BatchedCalls(answer, max_batch=len(envs))
         result = evaluate_task(
             envs,
@@ -171,13 +182,14 @@ def _evaluate(
             record=record,
             identity=identity,
             pool=None if scenes.seed_pools is None else SeedPool.open(scenes.seed_pools, key),
-            on_seed=on_seed,
+            on_seed=done,
         )
-        return MeasuredTask(result=result, identity=identity, batching=plan.report())
+        known = chunks.of([episode.seed for episode in result.episodes])
+        return MeasuredTask(result=result, identity=identity, batching=plan.report(), chunks=known)
 
 
 def _plans_of(
-    variant: Variant, config: RoboTwinConfig, env: RoboTwinEnv, replan_after: int | None
+    variant: Variant, config: RoboTwinConfig, env: RoboTwinEnv, replan_after: int | None, on_chunk: OnChunk
 ) -> Callable[[Sequence[PlanRequest]], list[NDArray[Any]]]:
     low, high = env.limits.low, env.limits.high
 
@@ -190,6 +202,7 @@ def _plans_of(
             schedule,
             [(row.job.noise_seed, row.chunks) for row in rows],
         )
+        on_chunk(rows, schedule, plan)
         return [np.clip(actions[:replan_after], low, high) for actions in plan.actions]
 
     return answer

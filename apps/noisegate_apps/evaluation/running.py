@@ -26,6 +26,7 @@ from noisegate_apps.evaluation.tabletop import (
     rates_of,
     shared,
     summarise,
+    times_in,
 )
 from noisegate_apps.evaluation.variants import variant_of
 from noisegate_apps.play.episodes import EpisodeJob
@@ -102,6 +103,10 @@ class Played(NamedTuple):
     """Of each of two tasks an episode to film: one that the last method solves and the baseline does not, if any."""
     probed: list[EpisodeJob]
     """Episodes of which attention is recorded."""
+    times: dict[str, JsonValue]
+    """Task to how the latents' times fell under the last method, where that is known."""
+    calls: dict[str, list[float]]
+    """Variant to the network calls per chunk of its episodes, where they are known."""
 
 
 def ends_of(variants: Sequence[Variant]) -> tuple[Variant, Variant]:
@@ -141,7 +146,12 @@ def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, set
             task: episode_job(replace(scenes.config, task=task), measured[last][task].result.episodes[place].seed)
             for task, place in worth_filming(results, last, baseline).items()
         }
-        return Played(results, films, list(films.values()))
+        times = {task: one.chunks["times"] for task, one in measured[last].items() if one.chunks}
+        calls = {
+            name: [calls for one in found.values() for calls in one.chunks.get("calls", ())]
+            for name, found in measured.items()
+        }
+        return Played(results, films, list(films.values()), times, calls if all(calls.values()) else {})
     held_out = HeldOutScenes(
         tasks=config.tasks,
         episodes=config.episodes,
@@ -151,15 +161,17 @@ def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, set
         imagination=config.imagination,
     )
     with pool_of("tabletop", slots=config.slots, workers=config.workers) as pool:
-        results = evaluate(variants, held_out, pool, folder.path / "outcomes")
+        records = folder.path / "outcomes"
+        results = evaluate(variants, held_out, pool, records)
     chosen = worth_filming(results, last, baseline)
     films = {task: held_out.jobs(task)[place] for task, place in chosen.items()}
-    return Played(results, films, [held_out.jobs(task)[0] for task in config.tasks])
+    probed = [held_out.jobs(task)[0] for task in config.tasks]
+    return Played(results, films, probed, times_in(records, last, config.tasks), calls_in(records, results))
 
 
 def measure(config: EvalConfig, variants: list[Variant], folder: RunFolder) -> None:
     """Evaluate in a claimed folder."""
-    results, films, probed = play(config, variants, folder, identity_of(config))
+    results, films, probed, _, calls = play(config, variants, folder, identity_of(config))
     if config.comparison == "lattice":
         found = ceiling(results, "+".join([SHARED] * variants[0].policy.settings.future_latents))
         summary = summarise(results, baseline=found.shared)
@@ -170,14 +182,13 @@ def measure(config: EvalConfig, variants: list[Variant], folder: RunFolder) -> N
         return
     ends = {variant.name: variant for variant in ends_of(variants)}
     baseline = next(iter(ends))
-    calls = {} if config.env == "robotwin" else calls_in(folder.path / "outcomes", results)
     write_json(folder.path / "summary.json", summarise(results, baseline=baseline, calls=calls))
     if len(config.tasks) <= 24 and config.comparison != "robotwin50":
         save(success(rates_of(results)), folder.path / "success.png")
     title = f"success on held-out scenes, {config.imagination.name} imagination [95% interval]"
     show = print_rows if config.comparison == "ablation" else print_table
     show(results, baseline=baseline, title=title, label=label_of, calls=calls)
-    if config.illustrate and config.env == "tabletop":
+    if config.illustrate:
         illustrate(
             folder.path,
             list(ends.values()),

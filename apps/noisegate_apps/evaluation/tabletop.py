@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Literal
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
+from noisegate_apps.evaluation.chunks import Chunks
 from noisegate_apps.evaluation.schedules import BY_NAME
 from noisegate_apps.evaluation.statistics import (
     Mean,
@@ -22,10 +19,10 @@ from noisegate_apps.evaluation.statistics import (
     SuccessRate,
     stratified_difference,
 )
-from noisegate_apps.play.episodes import ChooseSchedule, EpisodeJob, PlayedEpisode, play
+from noisegate_apps.play.episodes import ChooseSchedule, EpisodeJob, play
 from noisegate_apps.play.lies import ImaginationConfig
 from noisegate_apps.play.worlds import Pool
-from noisegate_apps.policy.world import Plan, WorldPolicy
+from noisegate_apps.policy.world import WorldPolicy
 from noisegate_apps.runs.files import JsonValue, plain, read_json, write_json
 from noisegate_apps.runs.progress import progress_bar
 from noisegate_apps.runs.provenance import physics
@@ -136,7 +133,7 @@ def evaluate(
                     bar.update(progress, advance=len(outcomes))
                 else:
                     outcomes = [False] * scenes.episodes
-                    seen = _Chunks()
+                    seen = Chunks()
                     for place, episode in play(
                         variant.policy,
                         pool,
@@ -151,45 +148,10 @@ def evaluate(
                         solved, played = solved + episode.success, played + 1
                         live = f"evaluation: {variant.name}, {task}, {solved}/{played} solved"
                         bar.update(progress, advance=1, description=live)
-                    found = {"outcomes": outcomes, "times": _times(seen.paths), "calls": seen.calls(scenes.jobs(task))}
-                    write_json(record, {"identity": same, **found})
+                    seeds = [job.seed for job in scenes.jobs(task)]
+                    write_json(record, {"identity": same, "outcomes": outcomes, **seen.of(seeds)})
                 results[variant.name][task] = outcomes
     return dict(results)
-
-
-class _Chunks:
-    """Sees every chunk that is planned: how the times fell, and how many network calls it took.
-
-    A chunk that is planned again, since its episode was lost, counts once.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[int, int], tuple[Tensor, int]] = {}
-
-    def __call__(self, rows: Sequence[PlayedEpisode], _: object, plan: Plan) -> None:
-        found = zip(rows, plan.chunk.times.cpu(), plan.chunk.evaluated.tolist(), strict=True)
-        self._seen |= {(row.job.seed, row.chunks): (times, calls) for row, times, calls in found}
-
-    @property
-    def paths(self) -> list[Tensor]:
-        """Every chunk's times `(steps + 1, frames)`."""
-        return [times for times, _ in self._seen.values()]
-
-    def calls(self, jobs: Sequence[EpisodeJob]) -> list[float]:
-        """Network calls per chunk of each episode, in the order of the jobs."""
-        by_seed: dict[int, list[int]] = defaultdict(list)
-        for (seed, _), (_, calls) in self._seen.items():
-            by_seed[seed].append(calls)
-        return [fmean(by_seed[job.seed]) for job in jobs]
-
-
-def _times(paths: Sequence[Tensor]) -> JsonValue:
-    """Path of the latents' times over all chunks: mean, deviation, and where the middle 80% run."""
-    joined = torch.stack(list(paths))
-    deviation = joined.std(0) if len(joined) > 1 else torch.zeros_like(joined[0])
-    low, high = joined.quantile(torch.tensor([0.1, 0.9]), dim=0)
-    spread = {"deviation": deviation.tolist(), "low": low.tolist(), "high": high.tolist()}
-    return {"mean": joined.mean(0).tolist(), **spread, "chunks": len(joined)}
 
 
 def times_in(folder: Path, variant: str, tasks: Sequence[str]) -> dict[str, JsonValue]:

@@ -198,10 +198,8 @@ def _played(folder: Path) -> Played:
         if "outcomes" not in record:
             continue
         outcomes.setdefault(path.parent.name, {})[path.stem] = [bool(one) for one in record["outcomes"]]
-        clock = record["identity"]["clock"]
-        found = {**record.get("times", {}), "clock": clock, "video_clock": record["identity"].get("video_clock", clock)}
-        if "mean" in found:
-            times.setdefault(path.parent.name, {})[path.stem] = found
+        if "mean" in record.get("times", {}):
+            times.setdefault(path.parent.name, {})[path.stem] = _fallen(record["times"], record["identity"])
     whole = {task for found in outcomes.values() for task in found}
     complete = {name: found for name, found in outcomes.items() if set(found) == whole}
     return complete, {}, times
@@ -210,16 +208,26 @@ def _played(folder: Path) -> Played:
 def _on_robotwin(results: JsonValue) -> Played:
     outcomes: dict[str, dict[str, list[bool]]] = {}
     scenes: dict[str, dict[str, list[int]]] = {}
+    times: dict[str, dict[str, JsonValue]] = {}
     for name, found in results["measured"].items():
         tasks = found["tasks"]
         outcomes[name] = {task: [bool(one) for one in record["outcomes"]] for task, record in tasks.items()}
         scenes[name] = {task: record["seeds"] for task, record in tasks.items()}
+        fallen = {task: record for task, record in tasks.items() if "times" in record}
+        if fallen:
+            times[name] = {task: _fallen(record["times"], record["identity"]) for task, record in fallen.items()}
     common = set.intersection(*(set(found) for found in outcomes.values())) if outcomes else set()
     return (
         {name: {task: found[task] for task in sorted(common)} for name, found in outcomes.items() if common},
         scenes,
-        {},
+        times,
     )
+
+
+def _fallen(times: JsonValue, identity: JsonValue) -> JsonValue:
+    """How times fell, with the clocks beside which they did."""
+    clock = identity["clock"]
+    return {**times, "clock": clock, "video_clock": identity.get("video_clock", clock)}
 
 
 def _dropped(results: JsonValue) -> list[Discarded]:

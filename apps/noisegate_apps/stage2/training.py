@@ -43,7 +43,6 @@ from noisegate_apps.evaluation.tabletop import (
     rates_of,
     shared,
     summarise,
-    times_in,
 )
 from noisegate_apps.play.worlds import at_policy_size, executed_actions, scene_of, tasks_of
 from noisegate_apps.policy.loading import load_policy
@@ -249,7 +248,7 @@ def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: 
         *(best_fixed(policy, config.lattice) if config.lattice is not None else ()),
         Variant(name="learned", policy=policy, choose=learned(gate, policy), schedule=weights_digest(gate)),
     ]
-    results, films, probed = play(evaluation_of(config), variants, folder, identity_of(config))
+    results, films, probed, times, _ = play(evaluation_of(config), variants, folder, identity_of(config))
     # First what cannot be had again without playing, then what is drawn from it, and last what may still go wrong.
     write_json(folder.path / "summary.json", summarise(results, baseline="shared"))
     print_table(
@@ -261,8 +260,7 @@ def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: 
     rates = rates_of(results)
     save(success(rates), folder.path / "success.png")
     save(learning_curve(list(folder.history())), folder.path / "learning_curve.png")
-    if config.env == "tabletop":
-        times = times_in(folder.path / "outcomes", "learned", config.tasks)
+    if times:
         write_json(folder.path / "times.json", times)
         paths = {task: np.asarray(found["mean"]) for task, found in times.items()}
         clocks = policy.clock.times, policy.video_clock.times
