@@ -13,8 +13,10 @@ Ratios of CPU time; below 1 is faster (or smaller) than the reference. The last 
                                 every step
     joint_forward_vs_fastwam    the first against a joint step of Fast-WAM's own code (only where FASTWAM_ROOT names a
                                 checkout of it)
-    ops_per_step_30_layers      operators that launch something on CUDA, one joint step of the full-size model with
-                                cached text in bf16 at batch 1, counted on fake tensors (no GPU needed)
+    ops_per_step_30_layers      operators that launch something on CUDA, one joint step of the full-size model in the
+                                layout `full` with cached text in bf16 at batch 1, counted on fake tensors (no GPU
+                                needed)
+    ops_per_joint_step_30_layers  the same in the layout `joint`, nothing of the observation cached
     ops_per_chunk_30_layers     the same of a whole chunk of ten steps in the layout `joint`, text and observation
                                 encoded within it
     diffusers_ops_30_layers     the first of diffusers' video-only step
@@ -354,7 +356,13 @@ def main() -> None:
     results["observation_cache_vs_none"] = paired(
         "observation computed once", lambda: joint_chunk(once), lambda: joint_chunk(Uncached(once)), few
     )
-    ours = count_of_thirty(lambda layers: WorldActionModel(state_dim=0, num_layers=layers), call_full_joint)
+    ours, in_joint = (
+        count_of_thirty(
+            lambda layers, layout=layout: WorldActionModel(state_dim=0, num_layers=layers, layout=layout),
+            call_full_joint,
+        )
+        for layout in ("full", "joint")
+    )
     theirs = count_of_thirty(
         lambda layers: WanTransformer3DModel(
             num_layers=layers,
@@ -369,8 +377,10 @@ def main() -> None:
     whole = count_of_thirty(
         lambda layers: WorldActionModel(state_dim=0, num_layers=layers, layout="joint"), call_full_chunk
     )
-    results |= {"ops_per_step_30_layers": ours, "ops_per_chunk_30_layers": whole, "diffusers_ops_30_layers": theirs}
-    print(f"{'operators, 30 layers':28s} {ours} a step, {whole} a chunk; diffusers' step {theirs}")
+    results |= {"ops_per_step_30_layers": ours, "ops_per_joint_step_30_layers": in_joint}
+    results |= {"ops_per_chunk_30_layers": whole, "diffusers_ops_30_layers": theirs}
+    steps = f"{ours} a step in the layout `full`, {in_joint} in `joint`"
+    print(f"{'operators, 30 layers':28s} {steps}, {whole} a chunk; diffusers' step {theirs}")
     print(json.dumps({name: round(value, 4) for name, value in results.items()}))
 
 
