@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
+import noisegate_apps
 from noisegate_apps.codec.config import CodecConfig
 from noisegate_apps.data.config import CollectConfig
 from noisegate_apps.evaluation.config import EvalConfig
@@ -83,12 +84,32 @@ def test_the_launch_commands_of_training_parse():
         parse(Stage1Config, rest.split(), presets=stage1.PRESETS)
 
 
-def test_the_example_of_the_composed_library_acts(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    (example,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "apps" / "README.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    """The programs of the composed library's page, in a folder where they find the checkpoints."""
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    return re.findall(r"```python\n(.*?)```", (ROOT / "apps" / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_example_of_the_composed_library_acts(examples):
+    acting, _ = examples
     names: dict[str, object] = {}
-    exec(example, names)
+    exec(acting, names)
     assert names["plan"].actions.shape == (1, 16, 14)
     assert 0 < names["outcome"].executed <= 16
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+def test_the_example_of_the_composed_library_trains_a_gate_and_compares_it(examples):
+    _, training = examples
+    names: dict[str, object] = {}
+    exec(training, names)
+    assert names["gate"].config.sees == "content"
+    assert {name: len(found["grab_roller"]) for name, found in names["outcomes"].items()} == {"shared": 1, "learned": 1}
+
+
+def test_every_exported_name_of_the_composed_library_is_there():
+    assert len(noisegate_apps.__all__) > 10
+    assert all(getattr(noisegate_apps, name).__name__ for name in noisegate_apps.__all__)
