@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -188,6 +190,12 @@ def test_what_does_not_fit_is_refused(make_model, tmp_path):
     save_adapters(model, tmp_path)
     with pytest.raises(AdapterError, match="does not fit the model"):
         load_adapters(make_model(num_layers=3), tmp_path)
+    config = tmp_path / "video" / "adapter_config.json"
+    plain = config.read_text()
+    config.write_text(json.dumps({**json.loads(plain), "use_rslora": True}))
+    with pytest.raises(AdapterError, match="sets \\['use_rslora'\\]"):
+        load_adapters(make_model(), tmp_path)
+    config.write_text(plain)
     (tmp_path / "video" / "adapter_model.safetensors").write_bytes(b"half")
     with pytest.raises(AdapterError, match="holds no adapter"):
         load_adapters(make_model(), tmp_path)

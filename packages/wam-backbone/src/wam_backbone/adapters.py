@@ -24,6 +24,8 @@ from wam_backbone.sharding import whole
 EXPERTS = ("video", "action")
 _PREFIX = "base_model.model."  # peft's, before our names
 _BESIDE = "beside.safetensors"
+_UNREAD = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+"""Settings of peft under which the same weights mean something else."""
 _INTERFACE = ("action_embedding.", "state_embedding.", "action_proj_out.")
 
 
@@ -144,13 +146,16 @@ def load_adapters(model: WorldActionModel, folder: Path) -> None:
         if not path.exists():
             continue
         try:
-            settings = _settings(read_config(folder / expert))
+            config = read_config(folder / expert)
+            settings = _settings(config)
             with safe_open(path, framework="pt") as file:
                 tensors = {name.removeprefix(_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise AdapterError(
                 f"`{folder / expert}` holds no adapter ({error}); save it with `save_adapters`."
             ) from error
+        if unread := [name for name in _UNREAD if config.get(name)]:
+            raise AdapterError(f"`{folder / expert}` sets {unread}, which is not known here; merge it with peft.")
         stored[expert] = settings, tensors
     if not stored:
         raise AdapterError(f"`{folder}` holds neither `video/{WEIGHTS_FILE}` nor `action/{WEIGHTS_FILE}`.")
