@@ -184,7 +184,7 @@ class GRPOConfig:
     density as wide as a standard normal one; a narrower one, whose log-density changes faster, is allowed as much more
     as it is narrower. None to accept any. With `staleness`, decisions of older weights are not compared."""
     on_refusal: Literal["raise", "skip"] = "raise"
-    """Whether an update with something not finite or not reproduced raises, or is counted: `UpdateMetrics.refused`."""
+    """An update with anything not finite or not reproduced raises, or is skipped; `UpdateMetrics.refused` says why."""
     max_refusals: int = 3
     """Updates skipped one after another before the next one raises after all; at least 1."""
     seed: int = 42
