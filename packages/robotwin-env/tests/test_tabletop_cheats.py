@@ -18,8 +18,9 @@ BlindEnv = Callable[[str], TabletopEnv]
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 
-FEW, MORE = range(6), range(1000, 1008)
-"""Two of fourteen scenes are too many: a cheat that solves 15% is found as often as by three of twenty."""
+FEW, REST, MORE = range(3), range(3, 6), range(1000, 1008)
+"""Two of fourteen scenes are too many: a cheat that solves 15% is found as often as by three of twenty. Two of the few
+are too many as well, which finds those that solve half."""
 
 
 @cache
@@ -46,14 +47,15 @@ def test_no_cheat_solves_more_than_a_tenth_of_the_scenes(task: Task) -> None:
 @pytest.mark.slow
 @each_task
 def test_no_cheat_solves_more_than_a_tenth_of_more_scenes(task: Task) -> None:
-    assert too_good(task, FEW, MORE) == {}
+    assert too_good(task, FEW, REST, MORE) == {}
 
 
+@pytest.mark.parametrize(("scenes", "most"), [(8, 6), pytest.param(20, 14, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["grab_roller", "slide_bolt", "lift_bar"])
-def test_the_first_look_does_not_decide_a_task_with_something_hidden(name: str) -> None:
+def test_the_first_look_does_not_decide_a_task_with_something_hidden(name: str, scenes: int, most: int) -> None:
     """Half of the scenes can be guessed right where two things are possible."""
     config = TabletopConfig(task=name, cameras=())
-    assert check_cheats(config, range(20), [first_look])["first_look"].solved <= 14
+    assert check_cheats(config, range(scenes), [first_look])["first_look"].solved <= most
     assert check_cheats(replace(config, task="click_bell"), range(5), [first_look])["first_look"].solved == 5
 
 
