@@ -95,7 +95,8 @@ def test_collecting_ends_with_all_its_processes_and_goes_on(app, start, tmp_path
         )
         assert "Traceback" not in errors
     kept = len(list(tmp_path.rglob("*.hdf5")))
-    app("collect", "--episodes", kept + 1, *COLLECT[2:4], "--workers", 1, "--out", tmp_path)
+    again = app("collect", "--episodes", kept + 1, *COLLECT[2:4], "--workers", 1, "--out", tmp_path)
+    assert f"report: {tmp_path / 'report.html'}" in again.output
     assert len(list(tmp_path.rglob("*.hdf5"))) >= kept
 
 
