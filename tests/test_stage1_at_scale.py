@@ -170,10 +170,12 @@ def test_adapters_are_trained_kept_apart_and_merged(configure, wan, tmp_path):
     assert torch.equal(ours["patch_embedding.weight"], theirs["patch_embedding.weight"])
     added = ours["blocks.0.video.attn1.to_q.weight"] - theirs["blocks.0.attn1.to_q.weight"]
     assert 0 < torch.linalg.matrix_rank(added, atol=1e-6) <= 2
-    assert [path.name for path in (kept / "adapters").iterdir()] == ["video"]
+    assert sorted(path.name for path in (kept / "adapters").iterdir()) == ["beside.safetensors", "video"]
     base = WorldActionModel.from_wan(wan, action_width=16, action_ffn=16)
     load_adapters(base, kept / "adapters")
     assert adapters_of(base)["video"].rank == 2
+    trained = "blocks.0.action.attn1.to_q.weight"  # whole, beside the other expert's adapter
+    assert torch.equal(base.state_dict()[trained], ours[trained])
 
 
 def test_the_average_is_what_is_kept(configure, tmp_path):
