@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from robotwin_env.errors import MissingPackageError
+from robotwin_env import RoboTwinConfig, RoboTwinEnv
+from robotwin_env.errors import MissingPackageError, RobotwinEnvError
 from robotwin_env.optional import missing
 
 WITHOUT = """
@@ -19,6 +20,9 @@ class Absent:
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 sys.meta_path.insert(0, Absent())
+if "fcntl" in sys.argv[1].split(","):  # then the system has none of these either
+    import os
+    del os.sysconf, os.memfd_create
 import robotwin_env
 from robotwin_env import *
 try:
@@ -56,6 +60,11 @@ def test_a_reader_of_files_needs_no_simulator():
     )
 
 
+ALL = """
+import robotwin_env.robotwin.collection, robotwin_env.robotwin.evaluation, robotwin_env.robotwin.process.client
+import robotwin_env.vector, robotwin_env.control
+print("all")
+"""
 POOL = """
 from pathlib import Path
 from robotwin_env.robotwin.seeds import *
@@ -67,6 +76,7 @@ SeedPool(Path("nowhere/x.json"), key).save()
 
 def test_a_system_without_locks_of_files_imports_everything_and_keeps_no_seeds():
     assert told("fcntl", "print(RoboTwinConfig().split)") == "train\n"
+    assert told("fcntl", ALL) == "all\n"
     assert told("fcntl", POOL).startswith("{}\nMissingPackageError `fcntl` cannot be imported")
 
 
@@ -76,3 +86,10 @@ def test_another_system_gets_a_sentence(monkeypatch):
     assert isinstance(error, MissingPackageError)
     assert isinstance(error, ImportError)
     assert "This is darwin; simulators run on Linux alone." in str(error)
+
+
+def test_a_simulator_of_robotwins_is_refused_there_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    env = RoboTwinEnv(RoboTwinConfig(root=tmp_path))
+    with pytest.raises(RobotwinEnvError, match=r"This is darwin; RoboTwin's simulators run on Linux alone\."):
+        env.reset(seed=0)

@@ -43,7 +43,6 @@ _SCRIPT = Path(__file__).parents[1] / "simulator" / "__main__.py"
 _LAUNCH = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _OURS_ALONE = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _TAIL_BYTES = 4000
 _LOG_LIMIT = 64 << 20
 _REPORTED: dict[str, type[SimulatorError]] = {
@@ -288,15 +287,17 @@ def resident_memory(session: int) -> int:
 
     0 where it is gone, and anywhere but on Linux.
     """
+    if sys.platform != "linux":
+        return 0
     own, shared = 0, 0
-    for process in os.listdir("/proc") if sys.platform == "linux" else ():  # noqa: PTH208 (pathlib takes thrice as long)
+    for process in os.listdir("/proc"):  # noqa: PTH208 (pathlib takes thrice as long)
         try:
             if process.isdigit() and os.getsid(int(process)) == session:
                 _, resident, common, *_ = map(int, Path("/proc", process, "statm").read_text().split())
                 own, shared = own + resident - common, max(shared, common)
         except (OSError, ValueError):  # it ended meanwhile
             continue
-    return (own + shared) * _PAGE
+    return (own + shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _end(process: subprocess.Popen[bytes], channel: Channel, log: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -111,6 +112,10 @@ class Simulation:
         self._process, self._loss = None, "the environment was closed"
 
     def _start(self) -> None:
+        if sys.platform != "linux":
+            raise RobotwinEnvError(
+                f"This is {sys.platform}; RoboTwin's simulators run on Linux alone. Files of episodes can be read here."
+            )
         config = self.config
         told = tell(config)
         limit = config.memory_limit_gib
