@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from grpo_core import Decisions, InProcessExecutor, MixedAllocation, RoundRobin, Trajectory
+from noisegate_apps.policy.loading import load_policy
+from noisegate_apps.runs.folder import RunFolder
 from noisegate_apps.stage2 import training
 from noisegate_apps.stage2.config import Sampling, Stage2Config, paper
 from noisegate_apps.stage2.training import collect, group_source
@@ -93,3 +95,25 @@ def test_an_epoch_plays_its_episodes_or_ends_with_enough_mixed_groups():
 def test_settings_out_of_range_are_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "lies", "played"), [((), "tasks", 6), (("lift_pot",), "always", 1), (("click_bell",), "never", 1)]
+)
+def test_what_a_caller_leaves_open_is_decided_by_the_policy(tmp_path, monkeypatch, tasks, lies, played):
+    """Also where `train` is called from Python, without the command around it."""
+
+    class Seen(Exception):
+        pass
+
+    def players(config, *_):
+        raise Seen(config)
+
+    monkeypatch.setattr(training, "players", players)
+    left_open = Stage2Config(tasks=tasks, orient=0)
+    policy = load_policy(left_open.policy)
+    with pytest.raises(Seen) as seen:
+        training.train(left_open, RunFolder(tmp_path), policy)
+    (config,) = seen.value.args
+    assert (len(config.tasks), config.scene, config.imagination.lies) == (played, "clean", lies)
+    assert training.resolved(config, policy) == config

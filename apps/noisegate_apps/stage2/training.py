@@ -185,11 +185,12 @@ def train(
     """Train the gate, going on from the last finished epoch.
 
     Args:
-        config: Of the run.
+        config: Of the run; what it leaves to the policy is the policy's.
         folder: Where its state and metrics are kept.
         policy: That plans, frozen.
         seeds: Of `training_seeds`, where they are already known.
     """
+    config = resolved(config, policy)
     set_seed(config.seed)
     gate = new_gate(config.gate, policy).to(policy.device)
     optimizer = torch.optim.AdamW(gate.parameters(), lr=config.learning_rate)
@@ -307,6 +308,18 @@ def digests_of(config: Stage2Config, policy: WorldPolicy, seeds: Seeds) -> dict[
     return found
 
 
+def resolved(config: Stage2Config, policy: WorldPolicy) -> Stage2Config:
+    """Return a configuration whose tasks, scenes and imagination are decided: the policy's, unless given."""
+    tasks = tasks_of(config.env, config.tasks, config.policy)
+    known = () if config.env == "robotwin" else tuple(policy.transitions)
+    return replace(
+        config,
+        tasks=tasks,
+        scene=scene_of(config.scene, config.policy),
+        imagination=config.imagination.resolved(tasks, known),
+    )
+
+
 def run(config: Stage2Config) -> None:
     """Train, save the gate, and compare."""
     if config.executor not in ("auto", "in-process") and config.calls_per_epoch < config.workers:
@@ -314,23 +327,15 @@ def run(config: Stage2Config) -> None:
             f"note: an epoch makes {config.calls_per_epoch} calls for {config.workers} workers, so that some are idle; "
             "`--members-per-call 1` makes every episode a call of its own."
         )
-    tasks = tasks_of(config.env, config.tasks, config.policy)
     policy = load_policy(
         config.policy, steps=config.denoising_steps, head_start=config.head_start, device=config.device
     )
     if config.orient:
         to_learn_from(policy.transitions)  # too few are refused before the folder is claimed
-    known = () if config.env == "robotwin" else tuple(policy.transitions)
-    imagination = config.imagination.resolved(tasks, known)
+    config = resolved(config, policy)
     own_clocks = config.denoising_steps is None and config.head_start is None
-    lattice = config.lattice or lattice_beside(config.policy, imagination, tasks, own_clocks=own_clocks)
-    config = replace(
-        config,
-        tasks=tasks,
-        scene=scene_of(config.scene, config.policy),
-        imagination=imagination,
-        lattice=lattice,
-    )
+    beside = lattice_beside(config.policy, config.imagination, config.tasks, own_clocks=own_clocks)
+    config = replace(config, lattice=config.lattice or beside)
     seeds = training_seeds(config)
     same = identity_of(config, digests_of(config, policy, seeds))
     with claimed(config.out, "stage2", config, same, config.folder, on_tabletop=config.env == "tabletop") as folder:
