@@ -27,7 +27,7 @@ EPOCHS = 4
 STEPS = 3
 config_of = partial(
     Stage2Config,
-    tasks=("grab_roller", "pick_dual_bottles"),
+    tasks=("grab_roller",),  # from so few steps it succeeds in about half of the episodes
     group_size=4,
     episodes_per_epoch=4,
     members_per_call=1,
@@ -53,25 +53,32 @@ def learn(policy, folder, **options):
 
 @pytest.fixture(scope="module")
 def expected(policy, tmp_path_factory):
-    weights, metrics = learn(policy, tmp_path_factory.mktemp("in-process"), epochs=EPOCHS, workers=1)
-    assert sum(line["optimizer_steps"] for line in metrics) > 0, "no group was mixed, so that nothing was learned"
-    return weights, metrics
+    """A seed with which something is learned before the last epoch, and what is; which one differs between machines."""
+    for seed in range(42, 52):
+        weights, metrics = learn(policy, tmp_path_factory.mktemp("in-process"), epochs=EPOCHS, workers=1, seed=seed)
+        if any(line["optimizer_steps"] for line in metrics[:-1]):
+            return SimpleNamespace(seed=seed, weights=weights, metrics=metrics)
+    pytest.fail("no group was mixed with any seed, so that nothing was learned")
+
+
+def assert_learned_the_same(learned, expected):
+    weights, metrics = learned
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.weights.items())
+    assert metrics == expected.metrics
 
 
 @pytest.mark.parametrize("executor", ["processes", "ray"])
 def test_workers_learn_the_same_gate(policy, expected, tmp_path, executor):
     if executor == "ray":
         pytest.importorskip("ray", reason="needs Ray: install grpo-core[ray]")
-    weights, metrics = learn(policy, tmp_path, epochs=EPOCHS, executor=executor)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in expected[0].items())
-    assert metrics == expected[1]
+    learned = learn(policy, tmp_path, epochs=EPOCHS, executor=executor, seed=expected.seed)
+    assert_learned_the_same(learned, expected)
 
 
 def test_a_run_goes_on_with_another_executor_to_the_same_gate(policy, expected, tmp_path):
-    learn(policy, tmp_path, epochs=2, executor="processes")
-    weights, metrics = learn(policy, tmp_path, epochs=EPOCHS, workers=1)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in expected[0].items())
-    assert metrics == expected[1]
+    learn(policy, tmp_path, epochs=2, executor="processes", seed=expected.seed)
+    learned = learn(policy, tmp_path, epochs=EPOCHS, workers=1, seed=expected.seed)
+    assert_learned_the_same(learned, expected)
 
 
 def test_a_gate_that_sees_words_measures_them_from_their_mean(policy, tmp_path):
