@@ -179,6 +179,9 @@ class Stage2Config:
     """Weight of the entropy at the start: beta."""
     entropy_decay: float = 0.999
     """By what beta is multiplied after each optimiser step."""
+    pull: float = 0.0
+    """Weight of the KL divergence to the gate with which training starts, the shared schedule unless told: what holds
+    a gate there where success does not ask for more. 0 for none (the paper's)."""
     max_grad_norm: float = 1.0
     """To what norm a larger gradient is scaled down."""
     denoising_steps: int | None = None
@@ -226,7 +229,7 @@ class Stage2Config:
         at_least(self, 1, "group_size", "episodes_per_epoch", "eval_episodes", "eval_slots", "denoising_steps")
         at_least(self, 1, "inner_epochs", "members_per_call")
         at_least(self, 0 if self.executor in ("auto", "in-process") else 1, "workers")
-        at_least(self, 0, "epochs", "step_price", "orient", "decay")
+        at_least(self, 0, "epochs", "step_price", "orient", "decay", "pull")
         check_head_start(self.head_start)
         if self.decay > 1:
             raise ValueError(f"`decay` is {self.decay}; give a share of the updates in [0, 1].")

@@ -193,14 +193,17 @@ def train(
     config = resolved(config, policy)
     set_seed(config.seed)
     gate = new_gate(config.gate, policy).to(policy.device)
+    start = new_gate(config.gate, policy).to(policy.device) if config.pull else None  # untrained: one for all states
     optimizer = torch.optim.AdamW(gate.parameters(), lr=config.learning_rate)
     learner = Learner(
         gate,
         optimizer,
-        GRPOConfig(
+        reference=start,
+        config=GRPOConfig(
             advantage=mean_only if config.step_price else group_std,
             surrogate=partial(clipped, low=config.clip, high=config.clip),
             entropy_weight=ExponentialDecay(start=config.entropy_weight, decay=config.entropy_decay, floor=0.0),
+            kl_weight=config.pull,
             inner_epochs=config.inner_epochs,
             max_grad_norm=config.max_grad_norm,
             learning_rate=None if config.kl is None else AdaptiveLearningRate(low=config.kl[0], high=config.kl[1]),
