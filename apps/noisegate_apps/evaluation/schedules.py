@@ -101,7 +101,7 @@ def _spaced(policy: WorldPolicy, path: Callable[[int], Clock]) -> Made:
 def _imagine_first(policy: WorldPolicy) -> Made:
     from wam_backbone import ImagineFirst
 
-    first = ImagineFirst(video_steps=max(1, policy.clock.num_steps // 2))
+    first = ImagineFirst(video_steps=max(1, policy.clock.num_steps // 2), shift=policy.pipeline.sampling.shift)
     return policy.under(first.clock(policy.clock.num_steps)), lambda _: first
 
 

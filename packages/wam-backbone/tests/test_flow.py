@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,6 +92,23 @@ def test_shared_times_are_one_draw():
         times = distribution.sample(200, 3, generator=source())
         assert torch.equal(times, times[:, :1].expand(200, 3))
         assert times[:, 0].unique().numel() > 50
+
+
+class SomeShared:
+    """A user's own distribution: every other sample has one time for all latents."""
+
+    def sample(self, batch, frames, *, generator=None, device=None):
+        times = torch.rand(batch, frames, generator=generator, device=device)
+        times[::2] = times[::2, :1]
+        return times
+
+
+def test_ends_are_shared_by_the_samples_whose_times_are():
+    times = WithEndpoints(times=SomeShared(), clean=0.3, noise=0.3).sample(400, 3, generator=source())
+    alike = (times == times[:, :1]).all(dim=1)
+    assert bool(alike[::2].all())
+    assert alike[1::2].float().mean() < 0.1  # 2 * 0.3 ** 3 of them by chance
+    assert set(times[::2, 0].tolist()) >= {0.0, 1.0}
 
 
 def test_end_points_come_as_often_as_asked():
@@ -323,9 +341,31 @@ def test_a_mask_of_another_shape_is_refused(field, shape, needed):
         stage1_loss(Recorder(), batch_of(**{field: torch.ones(shape, dtype=torch.bool)}), Stage1Recipe())
 
 
-def test_video_without_a_future_is_refused():
-    with pytest.raises(ShapeError, match="at least one future"):
-        stage1_loss(Recorder(), batch_of(video=torch.zeros(4, 4, 1, 4, 6)), Stage1Recipe())
+def test_video_without_an_observation_is_refused():
+    with pytest.raises(ShapeError, match="the observation first"):
+        stage1_loss(Recorder(), batch_of(video=torch.zeros(4, 4, 0, 4, 6)), Stage1Recipe())
+
+
+@pytest.mark.parametrize("layout", ["full", "joint", "fastwam"])
+@pytest.mark.parametrize("times", [ShiftedUniform(), WithEndpoints(times=SharedTimes(times=ShiftedUniform()))])
+def test_a_policy_of_actions_alone_learns_from_what_no_latent_follows(layout, times, make_model):
+    model, batch = make_model(layout).train(), batch_of()
+    batch = replace(batch, video=batch.video[:, :, :1], video_valid=torch.ones(4, 0, dtype=torch.bool))
+    optimizer, first, recipe = torch.optim.Adam(model.parameters(), lr=3e-3), None, Stage1Recipe(video_times=times)
+    for _ in range(30):
+        losses = stage1_loss(model, batch, recipe, generator=source())
+        assert losses.video.item() == 0
+        assert losses.total.item() == losses.action.item()
+        first = losses.action.item() if first is None else first
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+    assert losses.action.item() < 0.8 * first
+    masked, alone = (
+        stage1_loss(model, one, recipe, generator=source()) for one in (batch, replace(batch, video_valid=None))
+    )
+    assert alone.video.item() == 0
+    torch.testing.assert_close(alone.action, masked.action)
 
 
 def test_bell_weights_scale_the_loss_of_each_latent():

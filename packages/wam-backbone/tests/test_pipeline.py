@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 
 from wam_backbone import (
     Blind,
@@ -17,6 +18,7 @@ from wam_backbone import (
     denoise,
 )
 from wam_backbone.errors import ConfigurationError, ShapeError, WeightsError
+from wam_backbone.interface import Prediction
 from wam_backbone.sampling import Sampling
 
 SAMPLING = Sampling(action_steps=5, future_latents=2, shift=5.0, steps=4, text_length=8)
@@ -175,6 +177,12 @@ def test_a_plan_goes_on_from_the_last_one(pipeline):
     assert distance[0] < 0.3 * distance[1]
     torch.testing.assert_close(forgotten.actions, anew.actions)
     assert near.action_times[0] == pytest.approx(0.05)
+    after = torch.Generator().manual_seed(2)
+    moved = pipeline.act(
+        images, state, "press the bell", generator=after, previous=first, previous_time=0.05, executed=2
+    )
+    rest = torch.cat((first.actions[:, 2:], first.actions[:, -1:].expand(-1, 2, -1)), dim=1)
+    assert float((moved.actions - rest).norm()) < 0.5 * float((moved.actions - first.actions).norm())
     with pytest.raises(ConfigurationError, match="`time` is 0"):
         pipeline.act(images, state, "press the bell", previous=first, previous_time=0)
     with pytest.raises(ShapeError, match=r"`warm_start.latents`"):
@@ -202,6 +210,30 @@ def test_a_film_follows_guidance_and_repeats(pipeline):
     assert not np.array_equal(plain, one)
     other = pipeline.generate_video(picture, "a bell", generator=source(), negative_prompt="a pot", **options)
     assert not np.array_equal(other, one)
+
+
+def test_a_film_is_as_far_from_the_negative_prompt_as_guidance_says_and_as_noisy_as_wans_solver(pipeline, monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 256, (96, 64, 3), dtype=np.uint8)
+    drifts, asked, decoded = {"a bell": 2.0, "a pot": 0.5}, [], []
+    monkeypatch.setattr(pipeline, "embed", lambda words: words[0])
+    monkeypatch.setattr(pipeline.model, "encode_context", lambda words, _: words)
+
+    def straight(video, _actions, times, _action_time, words):  # what a flow is whose paths are lines
+        asked.append(times[0].tolist())
+        return Prediction(torch.full_like(video, drifts[words]), None)
+
+    monkeypatch.setattr(pipeline.model, "forward", straight)
+    monkeypatch.setattr(pipeline.codec, "decode", lambda latents: decoded.append(latents) or torch.zeros(1, 3, 5, 8, 8))
+    options = {"steps": 3, "future_latents": 1, "negative_prompt": "a pot", "guidance_scale": 4.0}
+    pipeline.generate_video(picture, "a bell", generator=source(), **options)
+    noise = torch.randn((1, 4, 1, 6, 4), generator=source())
+    torch.testing.assert_close(decoded[0][:, :, 1:], noise - (0.5 + 4.0 * (2.0 - 0.5)), rtol=0, atol=1e-4)
+    assert len(asked) == 6  # a call each for both prompts
+    wan = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    wan.set_timesteps(3)
+    for (known, now), sigma in zip(asked[::2], wan.sigmas, strict=False):
+        assert known == 0
+        assert now == pytest.approx(float(sigma), abs=1e-3)
 
 
 def test_what_does_not_say_how_it_is_sampled_is_refused(pipeline, make_model, tmp_path):

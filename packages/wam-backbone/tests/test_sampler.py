@@ -20,6 +20,7 @@ from wam_backbone import (
 from wam_backbone.errors import ConfigurationError, ScheduleError, ShapeError
 from wam_backbone.flow import EPSILON_HORIZON
 from wam_backbone.interface import ContextCache, Objective, Prediction
+from wam_backbone.start import WarmStart
 
 FRAMES, STEPS, ACTION_DIM = 2, 5, 7
 
@@ -144,6 +145,36 @@ def test_a_schedule_sees_every_step_of_all_rows(observation):
     assert torch.equal(seen[0].latents, start(observation).video)
     assert all(torch.equal(step.noise, start(observation).video) for step in seen)
     assert torch.allclose(chunk.times[:, -1], torch.full((3, FRAMES), 0.5))
+
+
+def test_a_schedule_is_told_where_a_plan_goes_on_from(observation):
+    schedule = Scales(torch.full((3, 4, FRAMES), 0.5))
+    drawn = start(observation)
+    plan = WarmStart(actions=torch.zeros_like(drawn.actions), latents=torch.zeros_like(drawn.video), time=0.4)
+    clocks = {"clock": Clock.linear(4), "video_clock": Clock.shifted(5.0, 4)}
+    chunk = run(PointMass(0.5, 0.0), observation, schedule, warm_start=plan, **clocks)
+    seen, path = schedule.steps, torch.tensor(Clock.shifted(5.0, 4).times)
+    assert {step.begin for step in seen} == {0.4}
+    torch.testing.assert_close(torch.tensor([step.nominal_time for step in seen]), 0.4 * path[:-1])
+    torch.testing.assert_close(torch.tensor([step.decrement for step in seen]), -0.4 * path.diff())
+    torch.testing.assert_close(chunk.times[:, -1], torch.full((3, FRAMES), 0.2))  # half of the way from 0.4
+
+
+def test_a_plan_moves_on_by_what_was_executed():
+    plan = WarmStart(actions=torch.arange(8.0).view(1, 8, 1), latents=torch.arange(2.0).view(1, 1, 2, 1, 1))
+    for executed, actions, latents in (
+        (0, [0, 1, 2, 3, 4, 5, 6, 7], [0, 1]),
+        (1, [1, 2, 3, 4, 5, 6, 7, 7], [0, 1]),
+        (4, [4, 5, 6, 7, 7, 7, 7, 7], [1, 1]),
+        (8, [7] * 8, [1, 1]),
+    ):
+        moved = plan.after(executed)
+        assert moved.actions.flatten().tolist() == actions
+        assert moved.latents.flatten().tolist() == latents
+        assert moved.time == plan.time
+    for wrong in (-1, 9):
+        with pytest.raises(ConfigurationError, match=rf"`executed` is {wrong}; the plan has 8 actions"):
+            plan.after(wrong)
 
 
 @pytest.mark.parametrize("name", ["latents", "times", "estimates", "noise", "observation"])

@@ -10,9 +10,9 @@ from wam_backbone.clock import in_turn
 from wam_backbone.errors import ConfigurationError, ScheduleError
 
 
-def follow(schedule, clock: Clock, frames: int = 2, rows: int = 3) -> torch.Tensor:
+def follow(schedule, clock: Clock, frames: int = 2, rows: int = 3, begin: float = 1.0) -> torch.Tensor:
     """Times `(rows, steps + 1, frames)` along a schedule."""
-    times = torch.ones(rows, frames)
+    times = torch.full((rows, frames), begin)
     path = [times]
     for index in range(clock.num_steps):
         step = DenoisingStep(
@@ -23,9 +23,10 @@ def follow(schedule, clock: Clock, frames: int = 2, rows: int = 3) -> torch.Tens
             estimates=torch.zeros(rows, 4, frames, 2, 2),
             noise=torch.zeros(rows, 4, frames, 2, 2),
             observation=torch.zeros(rows, 4, 1, 2, 2),
-            nominal_time=clock.times[index],
-            decrement=clock.times[index] - clock.times[index + 1],
-            action_time=clock.times[index],
+            nominal_time=begin * clock.times[index],
+            decrement=begin * (clock.times[index] - clock.times[index + 1]),
+            action_time=begin * clock.times[index],
+            begin=begin,
         )
         times = schedule.next_times(step).clamp(min=0)
         assert times.shape == (rows, frames)
@@ -95,7 +96,7 @@ def test_a_matrix_for_other_steps_or_rows_is_refused():
 
 
 def test_imagination_is_finished_before_the_actions_start():
-    schedule = ImagineFirst(video_steps=4)
+    schedule = ImagineFirst(video_steps=4, shift=1)
     clock = schedule.clock(num_steps=10)
     path = follow(schedule, clock)
     torch.testing.assert_close(path[0, :5, 0], torch.tensor([1, 0.75, 0.5, 0.25, 0]))
@@ -106,7 +107,7 @@ def test_imagination_is_finished_before_the_actions_start():
     with pytest.raises(ConfigurationError, match="leave at least one"):
         schedule.clock(num_steps=4)
     with pytest.raises(ConfigurationError, match="`video_steps` is 0"):
-        ImagineFirst(video_steps=0)
+        ImagineFirst(video_steps=0, shift=1)
 
 
 def test_a_shared_schedule_in_turn_with_the_actions_imagines_first():
@@ -125,6 +126,22 @@ def test_imagine_first_keeps_the_shift_of_the_model():
     assert schedule.clock(num_steps=10).times == (1.0,) * 4 + Clock.shifted(5.0, 6).times
     with pytest.raises(ConfigurationError, match="`shift` is 0"):
         ImagineFirst(shift=0)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        SharedSchedule(),
+        MonotoneSchedule(lag=0.7),
+        MatrixSchedule(torch.tensor([[1.0, 1.0], [0.4, 0.9], [0.2, 0.5], [0.0, 0.3]])),
+        ImagineFirst(video_steps=2, shift=5.0),
+        Blind(),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_a_plan_that_goes_on_from_another_falls_by_the_same_path_from_lower(schedule):
+    whole, half = (follow(schedule, Clock.shifted(5.0, 3), begin=begin) for begin in (1.0, 0.5))
+    torch.testing.assert_close(half, 0.5 * whole, rtol=0, atol=1e-6)
 
 
 def test_blind_times_never_fall():

@@ -107,7 +107,7 @@ class WithEndpoints:
     """Times that are exactly 0 or exactly 1 now and then.
 
     A continuous density never draws its ends, yet a sampler starts at 1 and may hold a latent at 0 for many steps.
-    Times that all latents share stay shared, wherever they come from.
+    Times that all latents of a sample share stay shared, wherever they come from.
     """
 
     times: TimeDistribution
@@ -129,9 +129,7 @@ class WithEndpoints:
         """Draw a time for every sample and latent, replacing some by an end."""
         drawn = self.times.sample(batch, frames, generator=generator, device=device)
         coin = torch.rand(batch, frames, generator=generator, device=device)
-        # One coin where one time was drawn. Independent times agree in a whole batch by accident only where there is
-        # hardly a batch.
-        shared = (drawn == drawn[:, :1]).all()
+        shared = (drawn == drawn[:, :1]).all(dim=1, keepdim=True)  # independent times hardly ever agree
         coin = torch.where(shared, coin[:, :1], coin)
         drawn = torch.where(coin < self.clean, torch.zeros_like(drawn), drawn)
         return torch.where(coin >= 1 - self.noise, torch.ones_like(drawn), drawn)
@@ -210,7 +208,7 @@ class Stage1Batch:
     """Clean data of one training step."""
 
     video: Float[Tensor, "batch channels frames height width"]
-    """Observation latent and future latents."""
+    """Observation latent and future latents; none of these for a policy of actions alone."""
     actions: Float[Tensor, "batch steps action_dim"]
     """Normalised action chunk."""
     context: Float[Tensor, "batch text text_dim"]
@@ -239,6 +237,7 @@ class Stage1Losses(NamedTuple):
     total: Float[Tensor, ""]
     """`lambda_v * video + lambda_a * action`."""
     video: Float[Tensor, ""]
+    """0 where there is no future latent."""
     action: Float[Tensor, ""]
     """0 where no sample is labelled."""
 
@@ -284,8 +283,9 @@ def stage1_loss(
 ) -> Stage1Losses:
     """Flow-matching loss of one batch with one time per latent.
 
-    The observation latent is input only: it stays clean, its time is 0 and it has no loss. What padding and unlabelled
-    actions hold, NaN included, reaches neither the model nor the losses; nothing attends to padding.
+    The observation latent is input only: it stays clean, its time is 0 and it has no loss. Where no latent follows it,
+    the actions are all that is learned. What padding and unlabelled actions hold, NaN included, reaches neither the
+    model nor the losses; nothing attends to padding.
 
     Args:
         model: The model or a distributed wrapper of it; called once.
@@ -295,15 +295,18 @@ def stage1_loss(
         draw: Times and noise drawn beforehand with `recipe.draw`, instead of `generator`.
 
     Raises:
-        ShapeError: `batch.video` has no future latent, or a mask has another shape than what it masks.
+        ShapeError: `batch.video` has no latent, or a mask has another shape than what it masks.
         ConfigurationError: `labelled_share` is not in [0, 1], or came without `labelled`.
 
     References:
         NoiseGate §4.2.
     """
     video, actions = batch.video, batch.actions
-    if video.ndim != 5 or video.shape[2] < 2:
-        raise ShapeError(f"`video` is {tuple(video.shape)}; it needs one observation and at least one future latent.")
+    if video.ndim != 5 or video.shape[2] < 1:
+        raise ShapeError(
+            f"`video` is {tuple(video.shape)}; it must be (batch, channels, 1 + future, height, width), the "
+            "observation first."
+        )
     if draw is None:
         draw = recipe.draw(video.shape, actions.shape, generator=generator, device=video.device)
     video_times, action_time, video_noise, action_noise = draw
@@ -332,7 +335,7 @@ def stage1_loss(
     prediction = model(
         torch.cat((video[:, :, :1].float(), add_noise(future, video_noise, frame_times)), dim=2),
         add_noise(actions, action_noise, chunk_time),
-        torch.cat((torch.zeros_like(video_times[:, :1]), video_times), dim=1),
+        torch.cat((video_times.new_zeros(len(video_times), 1), video_times), dim=1),
         action_time,
         batch.context,
         batch.state,
@@ -362,7 +365,7 @@ def stage1_loss(
 def _per_sample(values: Tensor, valid: Tensor | None) -> Float[Tensor, " batch"]:
     """Mean over the valid values of each sample; 0 where there are none."""
     if valid is None:
-        return values.mean(1)
+        return values.mean(1) if values.shape[1] else values.sum(1)
     return torch.where(valid, values, 0).sum(1) / valid.sum(1).clamp(min=1)
 
 

@@ -203,9 +203,11 @@ class DenoisingStep:
     nominal_time: float
     """Time of the scalar video schedule before this step."""
     decrement: float
-    """D_s: how far the scalar video schedule falls in this step; the D_s add to 1."""
+    """D_s: how far the scalar video schedule falls in this step; the D_s add to `begin`."""
     action_time: float
     """Time of the action chunk before this step."""
+    begin: float = 1.0
+    """Time at which the chunk started: 1, or that of the plan that it goes on from. Paths are drawn to this scale."""
 
 
 class Schedule(Protocol):

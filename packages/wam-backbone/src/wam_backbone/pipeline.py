@@ -151,6 +151,7 @@ class WorldActionPipeline:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         previous: Chunk | None = None,
         previous_time: float = 0.5,
+        executed: int = 0,
         prefix: Float[Tensor, "batch known action_dim"] | None = None,
         on_step: Callable[[DenoisingStep], None] | None = None,
         progress: bool = False,
@@ -165,8 +166,9 @@ class WorldActionPipeline:
             schedule: Chooses the video times; the shared schedule unless told.
             steps: Network calls; as trained unless told.
             generator: Source of the initial noise: one for the batch, or one per row.
-            previous: Plan of the last chunk to start from, instead of pure noise: moved on by what was executed.
+            previous: Plan of the last chunk to start from, instead of pure noise.
             previous_time: How much noise is added to it: 1 forgets it, near 0 keeps it.
+            executed: How many of its actions were executed since: it is moved on by as many.
             prefix: First actions of the chunk, in the robot's units, that will be executed in any case.
             on_step: Sees every step.
             progress: Show a bar.
@@ -178,7 +180,8 @@ class WorldActionPipeline:
         return self.plan(
             self.observe(images, state, instruction), schedule, clock=self.sampling.clock(steps),
             video_clock=self.sampling.video_clock(steps), generator=generator, previous=previous,
-            previous_time=previous_time, prefix=prefix, on_step=on_step, progress=progress, hallucination=hallucination,
+            previous_time=previous_time, executed=executed, prefix=prefix, on_step=on_step, progress=progress,
+            hallucination=hallucination,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -192,6 +195,7 @@ class WorldActionPipeline:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         previous: Chunk | None = None,
         previous_time: float = 0.5,
+        executed: int = 0,
         prefix: Float[Tensor, "batch known action_dim"] | None = None,
         on_step: Callable[[DenoisingStep], None] | None = None,
         progress: bool = False,
@@ -207,6 +211,7 @@ class WorldActionPipeline:
             generator: Source of the initial noise.
             previous: Plan of the last chunk.
             previous_time: How much noise is put on it.
+            executed: How many of its actions were executed since.
             prefix: First actions that will be executed in any case.
             on_step: Sees every step.
             progress: Show a bar.
@@ -217,7 +222,7 @@ class WorldActionPipeline:
         warm = None
         if previous is not None:
             normal = self.statistics.actions.normalize(previous.actions)
-            warm = WarmStart(actions=normal, latents=previous.estimates, time=previous_time)
+            warm = WarmStart(actions=normal, latents=previous.estimates, time=previous_time).after(executed)
         with progress_bar(clock.num_steps, shown=progress) as advance:
 
             def watch(step: DenoisingStep) -> None:

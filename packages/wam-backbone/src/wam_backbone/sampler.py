@@ -157,6 +157,7 @@ def denoise(
             nominal_time=begin * video_clock.times[index],
             decrement=begin * (video_clock.times[index] - video_clock.times[index + 1]),
             action_time=action_times[index],
+            begin=begin,
         )
         if on_step is not None:
             on_step(step)

@@ -48,10 +48,10 @@ class MonotoneSchedule:
     def next_times(self, step: DenoisingStep) -> Float[Tensor, "batch future"]:
         """Times after this step."""
         latents = step.times.shape[1]
-        progress = 1 - (step.nominal_time - step.decrement)
+        progress = 1 - (step.nominal_time - step.decrement) / step.begin
         delays = self.lag * torch.linspace(0, 1, latents, device=step.times.device)
         speed = 1 + (self.lag if latents > 1 else 0)
-        return (1 - (progress * speed - delays)).clamp(0, 1).expand_as(step.times)
+        return step.begin * (1 - (progress * speed - delays)).clamp(0, 1).expand_as(step.times)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +93,7 @@ class MatrixSchedule:
             raise ScheduleError(
                 f"the matrix gives times of {tuple(row.shape)} for rows and latents of {tuple(step.times.shape)}."
             )
-        return row.expand_as(step.times)
+        return step.begin * row.expand_as(step.times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +106,8 @@ class ImagineFirst:
 
     video_steps: int = 5
     """Steps spent on the video; at least 1."""
-    shift: float = 1.0
-    """Of both paths: the one that the model was trained for (Wan's 5), 1 for equal steps."""
+    shift: float
+    """Of both paths: what the model was trained for, its `sampling.shift` (Wan's 5); 1 for equal steps."""
 
     def __post_init__(self) -> None:
         if self.video_steps < 1:
@@ -129,7 +129,7 @@ class ImagineFirst:
     def next_times(self, step: DenoisingStep) -> Float[Tensor, "batch future"]:
         """Times after this step."""
         times = self._path(self.video_steps).times
-        return torch.full_like(step.times, times[min(step.index + 1, self.video_steps)])
+        return torch.full_like(step.times, step.begin * times[min(step.index + 1, self.video_steps)])
 
     def _path(self, steps: int) -> Clock:
         return Clock.linear(steps) if self.shift == 1 else Clock.shifted(self.shift, steps)

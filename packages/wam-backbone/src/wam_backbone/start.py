@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -70,7 +70,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WarmStart:
-    """An earlier plan to start from instead of pure noise, moved on by what was executed since.
+    """An earlier plan to start from instead of pure noise; see `after` for what was executed since.
 
     Raises:
         ConfigurationError: `time` is not in (0, 1].
@@ -86,6 +86,24 @@ class WarmStart:
     def __post_init__(self) -> None:
         if not 0 < self.time <= 1:
             raise ConfigurationError(f"`time` is {self.time}; it must be above 0 and at most 1.")
+
+    def after(self, executed: int) -> Self:
+        """The plan moved on by the actions that were executed; its last action and latent stand for what it lacks.
+
+        Latents move by whole ones, as many as the actions spanned, rounded.
+
+        Raises:
+            ConfigurationError: `executed` is below 0 or more than was planned.
+        """
+        steps, latents = self.actions.shape[1], self.latents.shape[2]
+        if not 0 <= executed <= steps:
+            raise ConfigurationError(f"`executed` is {executed}; the plan has {steps} actions.")
+        passed = round(executed * latents / steps)
+        return replace(
+            self,
+            actions=_moved_on(self.actions, executed, dim=1),
+            latents=_moved_on(self.latents, passed, dim=2),
+        )
 
     def under(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Latents and actions under noise.
@@ -112,6 +130,12 @@ def pinned(actions: Tensor, prefix: Tensor | None, noise: Noise, time: float) ->
         raise ShapeError(f"`prefix` is {tuple(prefix.shape)}; the chunk's actions are {tuple(actions.shape)}.")
     first = add_noise(prefix.to(actions), noise.actions[:, :known], actions.new_tensor(time))
     return torch.cat((first, actions[:, known:]), dim=1)
+
+
+def _moved_on(plan: Tensor, passed: int, *, dim: int) -> Tensor:
+    length = plan.shape[dim]
+    kept = (torch.arange(length, device=plan.device) + passed).clamp(max=length - 1)
+    return plan.index_select(dim, kept)
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
