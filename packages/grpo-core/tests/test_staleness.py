@@ -96,6 +96,18 @@ def test_ratios_are_taken_to_the_weights_at_the_start_of_the_update(gaussian_pol
     assert 0 < metrics.importance_weight_mean < 2
 
 
+@pytest.mark.parametrize("level", RatioLevel)
+def test_importance_weights_that_nothing_limits_are_bounded_as_ratios_are(gaussian_policy, episodes, level):
+    policy = gaussian_policy()
+    aged = of_version(episodes(policy, MIXED), 2)
+    foreign = [
+        dataclasses.replace(t, decisions=dataclasses.replace(t.decisions, log_prob=t.decisions.log_prob - 500.0))
+        for t in aged
+    ]
+    _, metrics = changes(policy, foreign, version=3, level=level, staleness=Staleness(high=math.inf))
+    assert metrics.importance_weight_max == pytest.approx(math.exp(20), rel=1e-6)
+
+
 @pytest.mark.parametrize("micro_rows", [1, 3])
 @pytest.mark.parametrize("level", RatioLevel)
 def test_micro_batches_change_nothing_on_stale_data(gaussian_policy, episodes, level, micro_rows):

@@ -143,9 +143,8 @@ def _pass_on_quarantine(source: GroupSource, executor: Executor[StatesT, Actions
 class Replay(Generic[StatesT, ActionsT]):
     """Keeps the latest mixed groups, and gives them again while the weights are not much newer.
 
-    An update with them needs `GRPOConfig(staleness=Staleness(...))`, which takes ratios to the weights of the moment
-    and weighs by how likely these would have acted so; `UpdateMetrics.effective_sample_share` says what is left of
-    them. It is not saved: a run that is taken up again begins with none.
+    An update with them needs `GRPOConfig(staleness=Staleness(...))`; `UpdateMetrics.effective_sample_share` says what
+    is left of them. It is not saved: a run that is taken up again begins with none.
 
     Args:
         groups: Most groups to keep.

@@ -152,7 +152,8 @@ def terms_of(
 def importance_weights(rows: Batch[Any, Any], level: RatioLevel, high: float) -> Float[Tensor, "*units"]:
     """How much likelier what a ratio covers was at the start of the update than when it was chosen, at most `high`."""
     drift = rows.old - rows.decisions.log_prob.to(rows.old.dtype)
-    return to_level(drift, rows.mask, rows.trajectory, len(rows), level).exp().clamp(max=high)
+    drift = to_level(drift, rows.mask, rows.trajectory, len(rows), level).clamp(max=LARGEST_LOG_RATIO)
+    return drift.exp().clamp(max=high)
 
 
 def unit_counts(rows: Batch[Any, Any], level: RatioLevel) -> Int[Tensor, " trajectories"]:
