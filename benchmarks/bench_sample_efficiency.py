@@ -33,11 +33,13 @@ from grpo_core import (
     Learner,
     MixedAllocation,
     RoundRobin,
+    Staleness,
     Trajectory,
     are_mixed,
     collate,
     collect_groups,
 )
+from grpo_core.collection import Replay
 from grpo_core.groups import GroupSource, stable_seed
 from noisegate_gpn import (
     ConstantSchedule,
@@ -77,6 +79,8 @@ class Technique:
     """Share of the groups that go back to fragile arms; None takes scenes in turn."""
     refill: int = 1
     """Mixed groups that an update waits for."""
+    replay: int | None = None
+    """Versions during which an update may also learn from earlier mixed groups; None for its own alone."""
     numbers: bool = False
     """Two numbers per episode instead of the network."""
 
@@ -92,6 +96,8 @@ TECHNIQUES = {
     "held+kl+revisit": Technique(held="episode", rate=1e-3, adapt=KL, revisit=0.5),
     "held+kl+revisit+antithetic": Technique(held="episode", rate=1e-3, adapt=KL, revisit=0.5, antithetic=True),
     "held+kl+revisit+refill": Technique(held="episode", rate=1e-3, adapt=KL, revisit=0.5, refill=2),
+    "held+kl+replay": Technique(held="episode", rate=1e-3, adapt=KL, replay=8),
+    "held+kl+revisit+replay": Technique(held="episode", rate=1e-3, adapt=KL, revisit=0.5, replay=8),
     "numbers": Technique(rate=0.1, numbers=True),
     "numbers+antithetic": Technique(rate=0.1, numbers=True, antithetic=True),
     "numbers+antithetic+revisit": Technique(rate=0.1, numbers=True, antithetic=True, revisit=0.5),
@@ -166,7 +172,8 @@ def train(world: ModuleType, technique: Technique, seed: int) -> tuple[float, in
     else:
         policy = GatingPolicyNetwork(GatingPolicyConfig(latent_channels=world.CHANNELS, frames=2))
         optimizer = torch.optim.AdamW(policy.parameters(), lr=technique.rate)
-        config = GRPOConfig(seed=seed, learning_rate=technique.adapt)
+        staleness = None if technique.replay is None else Staleness(max_age=technique.replay)
+        config = GRPOConfig(seed=seed, learning_rate=technique.adapt, staleness=staleness)
     learner = Learner(policy, optimizer, config)
     source: GroupSource
     if technique.revisit is None:
@@ -177,11 +184,18 @@ def train(world: ModuleType, technique: Technique, seed: int) -> tuple[float, in
             revisit=technique.revisit,
         )  # fmt: skip
     executor = InProcessExecutor(Diluted(world, policy, technique))
+    replay: Replay[object, Tensor] | None = None
+    if technique.replay is not None:
+        replay = Replay(groups=technique.replay, max_age=technique.replay)
     spent = mixed = 0
     while spent < EPISODES:
+        executor.set_weights(learner.updates, policy.state_dict())
         cap = 8 if technique.refill == 1 else EPISODES - spent
         found = collect_groups(source, executor, groups=technique.refill, max_episodes=cap, keep=are_mixed)
-        learner.update(collate(found.trajectories))
+        again = [] if replay is None else replay.take(learner.updates)
+        learner.update(collate([*found.trajectories, *again]))
+        if replay is not None:
+            replay.add(found.trajectories)
         spent, mixed = spent + found.episodes, mixed + found.mixed
     with torch.no_grad():
         schedule = (
