@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from noisegate_apps.evaluation.schedules import ROWS
 from noisegate_apps.runs.command_line import parse
 from noisegate_apps.stage1 import presets as stage1
 from noisegate_apps.stage1.config import Stage1Config
@@ -58,6 +59,12 @@ def test_help_names_the_presets_and_shows_the_defaults_of_the_chosen_one(app):
     chosen = " ".join(app("stage2", "paper", "--help").output.replace("│", " ").split())
     assert "How many updates the gate gets. (default: 50)" in chosen
     assert "{tabletop,fastwam,motus}" in app("stage1", "--help").output
+
+
+def test_help_names_every_schedule_that_can_be_compared(app):
+    shown = " ".join(app("eval", "--help").output.replace("│", " ").split())
+    text = shown[shown.index("--schedules") : shown.index("--lattice")]
+    assert [row.name for row in ROWS if f"`{row.name}`" not in text] == []
 
 
 def test_defaults_are_made_only_when_their_preset_is_chosen():

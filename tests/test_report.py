@@ -247,6 +247,12 @@ def test_training_seeds_are_summarised_together(tmp_path):
         section_of("seeds", runs[:1])
 
 
+def test_a_folder_stands_for_all_runs_below_it(tmp_path):
+    first, second = stage2(tmp_path / "runs" / "a", seed=1), stage2(tmp_path / "runs" / "more" / "b", seed=2)
+    stage2(tmp_path / "runs" / "a" / "inside", seed=3)  # belongs to the run around it
+    assert [run.folder for run in read_runs([tmp_path / "runs"])] == [first, second]
+
+
 def test_the_same_seed_twice_is_one_training_seed(tmp_path):
     stage2(tmp_path / "a", seed=1)
     stage2(tmp_path / "copy", seed=1)

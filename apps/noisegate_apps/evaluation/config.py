@@ -55,8 +55,9 @@ class EvalConfig:
     """Folder of the trained gating policy network, for `learned`; on RoboTwin name one that learned there. The gates of
     the registry's other learned rows lie beside it, under its name and `-global`, `-stop` or `-priced`."""
     schedules: Schedules = ("learned",)
-    """What is compared by `schedules`: `shared`, `monotone` (hand-crafted), `learned` (NoiseGate), `blind`,
-    `imagine-first`, or a point of the lattice such as `hold+shared`."""
+    """What is compared by `schedules`: `shared` (the Stage-1 WAM), `monotone` (hand-crafted), `learned` (NoiseGate),
+    `blind`, `imagine-first`, `together` (no head start), `fewer-steps` (half of them), `ddim` and `edm` (their
+    spacings), the learned `global`, `stop` and `priced`, or a point of the lattice such as `hold+shared`."""
     lattice: Path | None = None
     """A `lattice.json` of other scenes: adds the best fixed schedule, and the best of each task, that it chose."""
     paces: tuple[str, ...] = PACES

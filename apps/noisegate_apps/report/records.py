@@ -109,19 +109,25 @@ class RunRecord:
 
 
 def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
-    """Read run folders; one that only holds run folders stands for them.
+    """Read run folders; one that is none stands for all that lie below it.
 
     Raises:
         RunError: If there is no run in a folder.
     """
     found = []
     for folder in folders:
-        below = [folder] if (folder / CONFIG).exists() else sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
-        runs = [path for path in below if "app" in read_json(path / CONFIG)]
+        runs = _runs_in(folder)
         if not runs:
             raise RunError(f"`{folder}` holds no run (no `{CONFIG}` that one left); give the `--out` of a run.")
         found += [read_run(path) for path in runs]
     return found
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if (folder / CONFIG).exists():
+        return [folder] if "app" in read_json(folder / CONFIG) else []
+    below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [run for path in below for run in _runs_in(path)]
 
 
 def read_run(folder: Path) -> RunRecord:
