@@ -101,19 +101,29 @@ def test_collecting_ends_with_all_its_processes_and_goes_on(app, start, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stage_2_ends_with_its_simulators_in_one_line(start, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "executor", "fewest"),
+    [
+        (signal.SIGTERM, ("in-process",), 2),  # two simulators
+        (signal.SIGINT, ("processes", "--members-per-call", 1), 3),  # two workers, and what plays ahead
+        (signal.SIGKILL, ("processes", "--members-per-call", 1), 3),
+    ],
+    ids=["SIGTERM", "SIGINT", "SIGKILL"],
+)
+def test_stage_2_ends_with_all_its_processes_in_one_line(start, tmp_path, number, executor, fewest):
     run = start(
         "stage2", "--tasks", "click_bell", "--epochs", 400, "--group-size", 2, "--episodes-per-epoch", 2,
-        "--orient", 0, "--denoising-steps", 2, "--workers", 2, "--out", tmp_path / "run",
+        "--orient", 0, "--denoising-steps", 2, "--workers", 2, "--executor", *executor, "--out", tmp_path / "run",
     )  # fmt: skip
     until(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), run)
     processes = family(run.pid)
-    assert len(processes) >= 2
+    assert len(processes) >= fewest
     run.send_signal(number)
     _, errors = run.communicate(timeout=60)
-    assert run.returncode == 128 + number
     assert gone(processes)
+    if number != signal.SIGKILL:
+        assert run.returncode == 128 + number
+        assert errors.strip().splitlines()[-1].startswith(f"ended by {number.name};")
     assert "Traceback" not in errors
     assert (tmp_path / "run" / "config.json").exists()
 

@@ -115,6 +115,18 @@ def ends_of(variants: Sequence[Variant]) -> tuple[Variant, Variant]:
     return by_name.get("shared", variants[0]), by_name.get("learned", variants[-1])
 
 
+def held_out_scenes(config: EvalConfig) -> HeldOutScenes:
+    """Return the tabletop's scenes of an evaluation."""
+    return HeldOutScenes(
+        tasks=config.tasks,
+        episodes=config.episodes,
+        first_seed=config.first_seed,
+        scene=scene_of(config.scene, config.policy),
+        replan_after=config.replan_after or executed_actions(config.policy),
+        imagination=config.imagination,
+    )
+
+
 def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, settings: JsonValue) -> Played:
     """Play held-out scenes, resumable; on RoboTwin its official evaluation, whose tables are kept up to date.
 
@@ -125,7 +137,6 @@ def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, set
         settings: What the results are obtained with, for the record.
     """
     baseline, last = (variant.name for variant in ends_of(variants))
-    executed = config.replan_after or executed_actions(config.policy)
     if config.env == "robotwin":
         scenes = RoboTwinScenes(
             config=replace(at_policy_size(config.robotwin, config.policy), split="eval"),
@@ -137,7 +148,7 @@ def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, set
             ),
             simulators=config.workers,
             seed_pools=config.seed_pools,
-            replan_after=executed,
+            replan_after=config.replan_after or executed_actions(config.policy),
         )
         tasks = tuple(sorted(STEP_LIMITS)) if config.comparison == "robotwin50" else config.tasks
         measured = evaluate_with_tables(variants, tasks, scenes, folder.path, settings)
@@ -152,14 +163,7 @@ def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, set
             for name, found in measured.items()
         }
         return Played(results, films, list(films.values()), times, calls if all(calls.values()) else {})
-    held_out = HeldOutScenes(
-        tasks=config.tasks,
-        episodes=config.episodes,
-        first_seed=config.first_seed,
-        scene=scene_of(config.scene, config.policy),
-        replan_after=executed,
-        imagination=config.imagination,
-    )
+    held_out = held_out_scenes(config)
     with pool_of("tabletop", slots=config.slots, workers=config.workers) as pool:
         records = folder.path / "outcomes"
         results = evaluate(variants, held_out, pool, records)

@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any
 
 from noisegate_apps.runs.errors import RunError
 
@@ -40,6 +41,34 @@ def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def in_background(call: Callable[..., object], *given: Any) -> Iterator[None]:
+    """Run a call in a process of its own, on cores that nothing else wants, until the block ends.
+
+    Nobody hears of its failure: whoever opens this can do without what the call leaves.
+
+    Args:
+        call: A function of a module.
+        *given: What it takes, picklable.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_in_background, args=(call, given), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _in_background(call: Callable[..., object], given: tuple[Any, ...]) -> None:
+    _follow_parent()
+    os.nice(19)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    call(*given)
 
 
 def _follow_parent() -> None:

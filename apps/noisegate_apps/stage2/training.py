@@ -1,4 +1,4 @@
-"""Stage 2: the gate is trained on task success, the world model frozen; then schedules are compared."""
+"""Stage 2: the gate is trained on task success, the world model frozen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -31,42 +30,29 @@ from grpo_core import (
 )
 from grpo_core.collection import Collected
 from noisegate_apps.data.transitions import to_learn_from
-from noisegate_apps.evaluation.config import EvalConfig
-from noisegate_apps.evaluation.lattice import best_fixed, lattice_beside
+from noisegate_apps.evaluation.lattice import lattice_beside
 from noisegate_apps.evaluation.robotwin import simulator_of
-from noisegate_apps.evaluation.running import play
-from noisegate_apps.evaluation.tabletop import (
-    Variant,
-    label_of,
-    monotone,
-    print_table,
-    rates_of,
-    shared,
-    summarise,
-)
-from noisegate_apps.play.worlds import at_policy_size, executed_actions, scene_of, tasks_of
+from noisegate_apps.play.worlds import at_policy_size, scene_of, tasks_of
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.policy.world import WorldPolicy
-from noisegate_apps.report.figures import learning_curve, residual_times, save, success, time_trajectories
 from noisegate_apps.report.page import announce
-from noisegate_apps.report.showcase import illustrate
 from noisegate_apps.runs.devices import one_thread
-from noisegate_apps.runs.files import JsonValue, read_json, write_json
+from noisegate_apps.runs.files import JsonValue, read_json
 from noisegate_apps.runs.folder import RunFolder, claimed
 from noisegate_apps.runs.identity import identity_of
 from noisegate_apps.runs.progress import progress_bar
 from noisegate_apps.runs.state import TrainingState
 from noisegate_apps.runs.tracking import tracked
+from noisegate_apps.stage2.comparison import compare, playing_ahead
 from noisegate_apps.stage2.config import Stage2Config
-from noisegate_apps.stage2.gate import learned, new_gate
+from noisegate_apps.stage2.gate import new_gate
 from noisegate_apps.stage2.orientation import orient
 from noisegate_apps.stage2.rollout import schedule_statistics
 from noisegate_apps.stage2.workers import GateExecutor, GateWorkers, counted, gate_executor
 from noisegate_gpn import GatingPolicyNetwork
 from robotwin_env.robotwin.collection import usable_seeds
 from robotwin_env.splits import FIRST_SEEDS, check_seeds
-from wam_backbone import Blind
-from wam_backbone.data import digest_of, weights_digest
+from wam_backbone.data import digest_of
 
 TRAINING_SEEDS = range(FIRST_SEEDS["train"], FIRST_SEEDS["train"] + 1_000)
 """Scene seeds of Stage 2: neither demonstrations nor evaluation use them."""
@@ -242,65 +228,6 @@ def train(
     return gate
 
 
-def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
-    """Evaluate the three schedules, and leave summary, figures and videos."""
-    variants = [
-        Variant(name="shared", policy=policy, choose=shared),
-        *([Variant(name="together", policy=policy.together(), choose=shared)] if policy.clock.waiting else ()),
-        Variant(name="monotone", policy=policy, choose=monotone),
-        Variant(name="blind", policy=policy, choose=lambda _: Blind()),
-        *(best_fixed(policy, config.lattice) if config.lattice is not None else ()),
-        Variant(name="learned", policy=policy, choose=learned(gate, policy), schedule=weights_digest(gate)),
-    ]
-    results, films, probed, times, _ = play(evaluation_of(config), variants, folder, identity_of(config))
-    # First what cannot be had again without playing, then what is drawn from it, and last what may still go wrong.
-    write_json(folder.path / "summary.json", summarise(results, baseline="shared"))
-    print_table(
-        results,
-        baseline="shared",
-        title=f"success on held-out scenes, {config.imagination.name} imagination [95% interval]",
-        label=label_of,
-    )
-    rates = rates_of(results)
-    save(success(rates), folder.path / "success.png")
-    save(learning_curve(list(folder.history())), folder.path / "learning_curve.png")
-    if times:
-        write_json(folder.path / "times.json", times)
-        paths = {task: np.asarray(found["mean"]) for task, found in times.items()}
-        clocks = policy.clock.times, policy.video_clock.times
-        trajectories = time_trajectories(paths, clocks[0], shared_times=clocks[1])
-        save(trajectories, folder.path / "time_trajectories.png")
-        residuals = {task: (found["mean"][-1], found["deviation"][-1]) for task, found in times.items()}
-        save(residual_times(residuals, rates["learned"]), folder.path / "residual_times.png")
-    if config.illustrate:
-        illustrate(
-            folder.path,
-            [variants[0], variants[-1]],
-            films,
-            probed,
-            env=config.env,
-            tasks=config.tasks,
-            imagination=config.imagination,
-            replan_after=executed_actions(config.policy),
-        )
-
-
-def evaluation_of(config: Stage2Config) -> EvalConfig:
-    """Return how the held-out scenes of a run are played."""
-    return EvalConfig(
-        policy=config.policy,
-        env=config.env,
-        robotwin=config.robotwin,
-        seed_pools=config.seed_pools,
-        tasks=config.tasks,
-        scene=config.scene,
-        imagination=config.imagination,
-        episodes=config.eval_episodes,
-        slots=config.eval_slots,
-        workers=config.workers if config.env == "tabletop" else max(1, config.workers),
-    )
-
-
 def digests_of(config: Stage2Config, policy: WorldPolicy, seeds: Seeds) -> dict[str, JsonValue]:
     """Return what a run reads, by the option that names it, and on RoboTwin the simulator that it plays in."""
     found = {"policy": policy.digest, "lattice": None if config.lattice is None else read_json(config.lattice)}
@@ -342,7 +269,8 @@ def run(config: Stage2Config) -> None:
     seeds = training_seeds(config)
     same = identity_of(config, digests_of(config, policy, seeds))
     with claimed(config.out, "stage2", config, same, config.folder, on_tabletop=config.env == "tabletop") as folder:
-        gate = train(config, folder, policy, seeds=seeds)
+        with playing_ahead(config, folder, policy):
+            gate = train(config, folder, policy, seeds=seeds)
         gate.save_pretrained(folder.path / "gate")
         if not config.skip_eval:
             compare(config, folder, policy, gate)

@@ -340,14 +340,14 @@ def main() -> None:
         "joint forward, text cached", cached_forward, diffusers_forward, rounds
     )
     results["uncached_forward_vs_diffusers"] = paired("joint forward", joint_forward, diffusers_forward, rounds)
+    if root := os.environ.get("FASTWAM_ROOT"):
+        results["joint_forward_vs_fastwam"] = race_fastwam(root, cached_forward, layers, tiny, rounds)
     results["train_step_vs_diffusers"] = paired("train step", joint_step, diffusers_step, rounds)
     ours = saved_bytes(joint, lambda: joint(video, actions, times, action_time, context).video)
     theirs = saved_bytes(video_only, lambda: video_only(video, per_token, context).sample)
     results["saved_bytes_vs_diffusers"] = ours / theirs
     sizes = f"{ours / batch / 1e6:.1f} MB and {theirs / batch / 1e6:.1f} MB a sample"
     print(f"{'saved for backward':28s} {ours / theirs:.3f}   {sizes}")
-    if root := os.environ.get("FASTWAM_ROOT"):
-        results["joint_forward_vs_fastwam"] = race_fastwam(root, cached_forward, layers, tiny, rounds)
     few = max(1, rounds // 3)
     results["chunk_vs_ten_forwards"] = paired("chunk of ten steps", lambda: chunk(SharedSchedule()), ten_forwards, few)
     results["heterogeneous_vs_shared"] = paired(
