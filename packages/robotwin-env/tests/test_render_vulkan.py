@@ -4,15 +4,32 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
+from robotwin_env import TabletopConfig, TabletopEnv
 from robotwin_env.errors import RendererUnavailableError, SceneError
 from robotwin_env.render import Panda3DRenderer, SapienRenderer
 from robotwin_env.visual import Camera, Lighting, Pose, Shape, VisualBody
 
 AT_ORIGIN = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+
+
+class Grey:
+    """Draws nothing."""
+
+    def load(self, bodies, cameras, lighting):
+        self.cameras = cameras
+
+    def render(self, poses):
+        return {one.name: np.full((one.height, one.width, 3), 128, np.uint8) for one in self.cameras}
+
+    def close(self):
+        pass
+
+
 DOWN = (math.cos(0.4), 0.0, math.sin(0.4), 0.0)
 
 
@@ -97,3 +114,28 @@ def test_a_machine_without_vulkan_is_told_what_to_do_and_exits_cleanly(arguments
     assert run.returncode == 0, run.stderr
     assert "VK_ICD_FILENAMES" in run.stdout
     assert "Panda3DRenderer" in run.stdout
+
+
+def test_the_tabletop_is_drawn_by_the_renderer_that_its_configuration_names(renderer):
+    """Where Vulkan works: SAPIEN by name, with options of one's own, and in software, one picture after another."""
+    pictures = {}
+    for name, chosen in {
+        "software": "panda3d",
+        "sapien": "sapien",
+        "smooth": partial(SapienRenderer, supersample=2),
+    }.items():
+        env = TabletopEnv(TabletopConfig(task="lift_pot", scene="clean", cameras=("head",), renderer=chosen))
+        observation, _ = env.reset(seed=3)
+        pictures[name] = observation["head"].astype(int)
+        env.close()
+    assert all(picture.std() > 20 for picture in pictures.values())
+    difference = np.abs(pictures["smooth"] - pictures["software"]).max(axis=-1)
+    assert np.median(difference) <= 4
+    assert (difference > 40).mean() < 0.25  # shadows and textures, which SAPIEN leaves out, and edges
+    assert not np.array_equal(pictures["sapien"], pictures["smooth"])
+
+
+def test_the_tabletop_is_drawn_by_a_renderer_of_ones_own():
+    env = TabletopEnv(TabletopConfig(cameras=("head",), image_size=8, renderer=Grey))
+    assert set(env.reset(seed=0)[0]["head"].flatten().tolist()) == {128}
+    env.close()

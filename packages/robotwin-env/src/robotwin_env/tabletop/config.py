@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..conventions import CameraName, Modality, check_modalities
 from ..errors import TaskError, UnknownNameError
 from ..splits import Split
+from ..visual import Renderer
 from .scene import CLEAN, RANDOM, Randomization
 from .tasks import TASKS, Task
 from .views import CAMERAS
@@ -38,8 +40,9 @@ class TabletopConfig:
     `segment_names()`), `intrinsics`, `extrinsics`."""
     image_size: int = 64
     """Height and width of every image (pixels)."""
-    renderer: RendererName = "panda3d"
-    """`panda3d` draws on the CPU, anywhere; `sapien` needs Vulkan."""
+    renderer: RendererName | Callable[[], Renderer] = "panda3d"
+    """`panda3d` draws on the CPU, anywhere; `sapien` needs Vulkan. Or what makes a renderer, such as
+    `partial(SapienRenderer, device="cuda:1", supersample=2)`."""
     max_steps: int | None = None
     """Control steps until truncation; None takes the task's own limit."""
     max_delta: float | None = None
@@ -53,7 +56,8 @@ class TabletopConfig:
             _known("task", self.task, tuple(task.name for task in TASKS))
         _known("scene", self.scene, get_args(SceneName))
         _known("split", self.split, get_args(Split))
-        _known("renderer", self.renderer, get_args(RendererName))
+        if not callable(self.renderer):
+            _known("renderer", self.renderer, get_args(RendererName))
         if self.phrases is not None and self.phrases < 1:
             raise ValueError(f"`phrases` is {self.phrases}; it must be at least 1.")
         for camera in self.cameras:

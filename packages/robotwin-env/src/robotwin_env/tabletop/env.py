@@ -240,6 +240,8 @@ class TabletopEnv(gymnasium.Env[Observation, Action]):
 
 
 def _make_renderer(config: TabletopConfig) -> Renderer:
+    if callable(config.renderer):
+        return config.renderer()
     if config.renderer == "sapien":
         from ..render import SapienRenderer
 
