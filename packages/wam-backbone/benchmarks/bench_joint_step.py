@@ -11,8 +11,8 @@ Ratios of CPU time; below 1 is faster (or smaller) than the reference. The last 
     heterogeneous_vs_shared     a chunk with one schedule per row / a chunk with the shared schedule
     observation_cache_vs_none   a chunk in the layout `joint` with the observation's keys and values computed once / in
                                 every step
-    joint_forward_vs_fastwam    the first against a joint step of Fast-WAM's own code (only where FASTWAM_ROOT names a
-                                checkout of it)
+    joint_forward_vs_fastwam    a step of the layout `joint` with cached text against one of Fast-WAM's own code, both
+                                with two heads (only where FASTWAM_ROOT names a checkout of it)
     ops_per_step_30_layers      operators that launch something on CUDA, one joint step of the full-size model in the
                                 layout `full` with cached text in bf16 at batch 1, counted on fake tensors (no GPU
                                 needed)
@@ -160,13 +160,13 @@ class Uncached:
         return self.model(*inputs)
 
 
-def make_joint(layers: int, tiny: bool, layout: str = "full") -> WorldActionModel:
-    """Video 256 wide with 4 heads, actions 128 wide; a quarter of it when tiny."""
+def make_joint(layers: int, tiny: bool, layout: str = "full", heads: int = 4) -> WorldActionModel:
+    """Video 256 wide, actions 128 wide; a quarter of it when tiny."""
     part = 4 if tiny else 1
     return WorldActionModel(
-        latent_channels=CHANNELS, num_layers=layers, num_heads=4, head_dim=64 // part, video_ffn=1024 // part,
-        action_width=128 // part, action_ffn=512 // part, action_dim=ACTION_DIM, state_dim=0, text_dim=TEXT_DIM,
-        layout=layout,
+        latent_channels=CHANNELS, num_layers=layers, num_heads=heads, head_dim=256 // heads // part,
+        video_ffn=1024 // part, action_width=128 // part, action_ffn=512 // part, action_dim=ACTION_DIM, state_dim=0,
+        text_dim=TEXT_DIM, layout=layout,
     )  # fmt: skip
 
 
@@ -180,23 +180,23 @@ def make_video(layers: int, tiny: bool) -> WanTransformer3DModel:
 
 
 def make_fastwam(code: Callable[[str], Any], vae: nn.Module, layers: int, tiny: bool) -> Any:
-    """The same sizes in Fast-WAM's code, whose actions see the future as ours do."""
+    """The same sizes in Fast-WAM's code, whose actions see the future as ours do; its axes divide heads of 128."""
     part = 4 if tiny else 1
     video = code("models.wan22.wan_video_dit").WanVideoDiT(
         hidden_dim=256 // part, in_dim=CHANNELS, ffn_dim=1024 // part, out_dim=CHANNELS, text_dim=TEXT_DIM,
-        freq_dim=256, eps=1e-6, patch_size=(1, 2, 2), num_heads=4, attn_head_dim=64 // part, num_layers=layers,
+        freq_dim=256, eps=1e-6, patch_size=(1, 2, 2), num_heads=2, attn_head_dim=128 // part, num_layers=layers,
         has_image_input=False, seperated_timestep=True, video_attention_mask_mode="first_frame_causal",
     )  # fmt: skip
     actions = code("models.wan22.action_dit").ActionDiT(
         hidden_dim=128 // part, action_dim=ACTION_DIM, ffn_dim=512 // part, text_dim=TEXT_DIM, freq_dim=256, eps=1e-6,
-        num_heads=4, attn_head_dim=64 // part, num_layers=layers,
+        num_heads=2, attn_head_dim=128 // part, num_layers=layers,
     )  # fmt: skip
     mot = code("models.wan22.mot").MoT({"video": video, "action": actions}, mot_checkpoint_mixed_attn=False)
     return code("models.wan22.fastwam_joint").FastWAMJoint(video, actions, mot, vae, text_dim=TEXT_DIM).eval()
 
 
-def race_fastwam(root: str, ours: Callable[[], object], layers: int, tiny: bool, rounds: int) -> float:
-    """One joint step, ours with cached text, against theirs."""
+def race_fastwam(root: str, layers: int, tiny: bool, rounds: int) -> float:
+    """One joint step in two heads, ours with cached text, against theirs."""
     recipe = Path(__file__).parents[1] / "tests" / "golden" / "make_fastwam.py"
     spec = importlib.util.spec_from_file_location("make_fastwam", recipe)
     assert spec is not None
@@ -207,10 +207,18 @@ def race_fastwam(root: str, ours: Callable[[], object], layers: int, tiny: bool,
         theirs = make_fastwam(code, golden.ConstantVAE(torch.zeros(1)), layers, tiny)
         video, actions = torch.randn(8, CHANNELS, 1 + FRAMES, GRID, GRID), torch.randn(8, ACTIONS, ACTION_DIM)
         context, mask = torch.randn(8, TEXT, TEXT_DIM), torch.ones(8, TEXT, dtype=torch.bool)
-        times = torch.rand(8) * 1000
+        times = torch.rand(8)
+        joint = make_joint(layers, tiny, layout="joint", heads=2)
+        per_frame = torch.cat((torch.zeros(8, 1), times[:, None].expand(-1, FRAMES)), dim=1)
+        with torch.no_grad():
+            cache = joint.encode_context(context)
+
+        def ours() -> None:
+            with torch.no_grad():
+                joint(video, actions, per_frame, times, cache)
 
         def step() -> None:
-            theirs._predict_joint_noise(video, actions, times, times, context, mask, True)
+            theirs._predict_joint_noise(video, actions, 1000 * times, 1000 * times, context, mask, True)
 
         return paired("joint forward / Fast-WAM", ours, step, rounds)
 
@@ -341,7 +349,7 @@ def main() -> None:
     )
     results["uncached_forward_vs_diffusers"] = paired("joint forward", joint_forward, diffusers_forward, rounds)
     if root := os.environ.get("FASTWAM_ROOT"):
-        results["joint_forward_vs_fastwam"] = race_fastwam(root, cached_forward, layers, tiny, rounds)
+        results["joint_forward_vs_fastwam"] = race_fastwam(root, layers, tiny, rounds)
     results["train_step_vs_diffusers"] = paired("train step", joint_step, diffusers_step, rounds)
     ours = saved_bytes(joint, lambda: joint(video, actions, times, action_time, context).video)
     theirs = saved_bytes(video_only, lambda: video_only(video, per_token, context).sample)
