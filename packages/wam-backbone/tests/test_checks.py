@@ -50,6 +50,17 @@ def test_times_that_are_none_are_refused_by_name(field, value, message, make_mod
         make_model()(**(asdict(inputs) | {field: value}))
 
 
+def test_on_a_gpu_the_first_times_of_a_model_are_looked_at_alone_and_none_of_a_graph(make_model, monkeypatch):
+    model, gpu, capturing = make_model(), torch.device("cuda", 0), [True]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    assert not model.checks._may_look("video_times", gpu)
+    capturing[0] = False
+    assert [model.checks._may_look("video_times", gpu) for _ in range(3)] == [True, False, False]
+    assert model.checks._may_look("action_time", gpu)
+    assert [model.checks._may_look("video_times", torch.device("cpu")) for _ in range(2)] == [True, True]
+    assert make_model().checks._may_look("video_times", gpu)
+
+
 def test_the_ends_and_double_precision_are_times(make_model, inputs):
     times = torch.tensor([[0.0, 0.0, 1.0]]).expand(3, 3)
     for dtype in (torch.float32, torch.float64):

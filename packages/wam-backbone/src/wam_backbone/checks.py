@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
@@ -69,6 +69,8 @@ class InputChecks:
     state_token: StateToken
     action_axis: ActionAxis
     action_index: ActionIndex
+    looked_at: set[tuple[str, torch.device]] = field(default_factory=set, compare=False, repr=False)
+    """Times of which values were looked at where that costs a wait."""
 
     def forward(
         self,
@@ -144,13 +146,13 @@ class InputChecks:
             )
 
     def times(self, name: str, times: Tensor, *, clean_first: bool = False) -> None:
-        """Refuse times of another kind; their values are looked at where that costs no wait for a GPU."""
+        """Refuse times of another kind; of values on a GPU, where a look costs a wait, only the first are looked at."""
         if not times.is_floating_point() or times.dtype.itemsize < torch.float32.itemsize:
             raise TimeError(
                 f"`{name}` is {times.dtype}; times are fp32 (or fp64) in [0, 1]: fewer bits cannot tell them "
                 "apart, and Wan's 0 to 1000 must be divided by 1000."
             )
-        if type(times) is not Tensor or times.device.type != "cpu" or torch.compiler.is_compiling():
+        if type(times) is not Tensor or torch.compiler.is_compiling() or not self._may_look(name, times.device):
             return
         if bool(((times < 0) | (times > 1) | times.isnan()).any()):
             raise TimeError(
@@ -162,6 +164,14 @@ class InputChecks:
                 f"`{name}` gives the observation (frame 0) the time {float(times[:, 0].max()):g}; beside actions it is "
                 "clean: pass 0."
             )
+
+    def _may_look(self, name: str, device: torch.device) -> bool:
+        if device.type == "cpu":
+            return True
+        if (name, device) in self.looked_at or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            return False
+        self.looked_at.add((name, device))
+        return device.type != "meta"
 
     def context(self, context: Tensor | ContextCache, batch: int | None = None) -> None:
         """Refuse a text embedding, or a cache of one, of another shape."""

@@ -290,7 +290,7 @@ class WorldActionModel(PretrainedModel):
 
         Raises:
             ShapeError: An input does not have the shape that the configuration says.
-            TimeError: Times are no fp32 numbers in [0, 1], or the observation's is not 0 (looked at on the CPU).
+            TimeError: Times are no fp32 numbers in [0, 1], or the observation's is not 0 (on a GPU: of the first call).
             ConfigurationError: A cache was made by another model, with other weights or in another layout.
         """
         self.checks.forward(video, actions, video_times, action_time, context, state, observation, padding)
