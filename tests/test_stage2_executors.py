@@ -23,7 +23,7 @@ from noisegate_apps.stage2.training import players, train
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
-EPOCHS = 4
+EPOCHS = 3
 STEPS = 3
 config_of = partial(
     Stage2Config,
@@ -76,7 +76,7 @@ def test_workers_learn_the_same_gate(policy, expected, tmp_path, executor):
 
 
 def test_a_run_goes_on_with_another_executor_to_the_same_gate(policy, expected, tmp_path):
-    learn(policy, tmp_path, epochs=2, executor="processes", seed=expected.seed)
+    learn(policy, tmp_path, epochs=1, executor="processes", seed=expected.seed)
     learned = learn(policy, tmp_path, epochs=EPOCHS, workers=1, seed=expected.seed)
     assert_learned_the_same(learned, expected)
 
