@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grpo_core import (
     Decisions,
+    GroupSpec,
     InProcessExecutor,
     Job,
     MixedAllocation,
@@ -146,7 +147,7 @@ def test_scenes_that_the_executor_gave_up_are_excluded_whenever_that_was():
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_after_an_exception_executor_and_source_can_be_used_again(error):
+def test_after_an_exception_executor_and_source_can_be_used_again(error, monkeypatch):
     broken = True
 
     def rollout(jobs: Sequence[Job]) -> list[Trajectory[Tensor, Tensor]]:
@@ -156,13 +157,33 @@ def test_after_an_exception_executor_and_source_can_be_used_again(error):
 
     executor = InProcessExecutor(rollout)
     source = MixedAllocation([*CHANCES], range(100), size=8, run_seed=5)
+    reported, report = [], source.report
+    monkeypatch.setattr(
+        source, "report", lambda spec, rewards: (reported.append((spec, rewards)), report(spec, rewards))
+    )
     with pytest.raises(error):
         collect_groups(source, executor, groups=3)
+    assert [spec.group for spec, _ in reported] == [0, 1, 2]  # else their arms would be under way for ever
+    assert all(rewards == [None] * 8 for _, rewards in reported)
     broken = False
     executor.set_weights(1, {})
     collected = collect_groups(source, executor, groups=3)
     assert [spec.group for spec in dict.fromkeys(own.job.spec for own in collected.trajectories)] == [3, 4, 5]
     assert {own.version for own in collected.trajectories} == {1}
+
+
+class Shared(Shuffled):
+    """Also brings back what somebody else has asked it for."""
+
+    def poll(self, timeout: float | None = None, /) -> list[Trajectory[Tensor, Tensor]]:
+        foreign = Job(spec=GroupSpec(group=77, task="easy", seed=0, size=8), member=len(self.queue) % 8)
+        return [*super().poll(timeout), trajectory_of(foreign)]
+
+
+def test_what_others_have_asked_an_executor_for_is_not_counted():
+    found, alone = (collect_groups(round_robin(), executor(3), groups=2) for executor in (Shared, Shuffled))
+    assert shape(found) == shape(alone)
+    assert (found.episodes, found.reward_mean) == (alone.episodes, alone.reward_mean) == (16, alone.reward_mean)
 
 
 class Forgetful(Shuffled):

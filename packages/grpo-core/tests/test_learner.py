@@ -321,6 +321,20 @@ def test_credit_goes_to_single_decisions_and_components(table_policy):
     assert (metrics.mixed_groups, metrics.decisions, metrics.effective_decisions) == (0, 4, 3)
 
 
+def test_a_group_teaches_whose_credit_goes_to_its_second_component_alone(table_policy):
+    policy = table_policy(torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
+    spec = GroupSpec(group=0, task="t", seed=0, size=2)
+    trajectories = []
+    for member in range(2):
+        row = torch.tensor([member])
+        decisions = Decisions(states=row, actions=row, log_prob=torch.zeros(1, 2, dtype=torch.float64))
+        trajectories.append(Trajectory(job=Job(spec=spec, member=member), decisions=decisions, reward=1.0))
+    credit = torch.tensor([[0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
+    learner = Learner(policy, torch.optim.SGD(policy.parameters(), lr=4.0), GRPOConfig(**plain()))
+    assert learner.update(collate(trajectories), credit).decisions == 2
+    torch.testing.assert_close(policy.log_prob.detach(), credit)
+
+
 @pytest.mark.parametrize("minibatches", [1, 2, 4])
 @pytest.mark.parametrize("aggregation", [element_mean, trajectory_mean, functools.partial(constant_length, length=7.0)])
 def test_minibatches_change_the_number_of_steps_and_not_their_size(table_policy, aggregation, minibatches):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,13 @@ def test_a_run_goes_on_bit_for_bit_where_it_was_saved(tmp_path):
         assert torch.equal(second.policy.state_dict()[name], value)
     assert second.source.state_dict() == whole.source.state_dict()
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_run_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    kept, synced, sync = tmp_path / "run.pt", [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(kept.exists()) or sync(number))
+    save(kept, Run().learner)
+    assert synced == [False]
 
 
 def test_a_file_of_another_run_is_refused(tmp_path):
