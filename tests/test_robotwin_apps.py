@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tyro
 
+from noisegate_apps.data import collection
 from noisegate_apps.data.config import CollectConfig
 from noisegate_apps.evaluation.config import EvalConfig
 from noisegate_apps.evaluation.robotwin import MeasuredTask, RoboTwinScenes, evaluate_on_robotwin, outcomes_of
@@ -274,6 +275,21 @@ def test_as_many_scenes_are_recorded_as_are_asked_for_and_only_once(recording, t
     collect(3)
     assert files[1].exists()
     assert len(list(folder.glob("*.hdf5"))) == 3
+
+
+def test_a_collection_goes_on_with_the_code_that_it_began_with(recording, tmp_path):
+    options = RoboTwinOptions(
+        root=tmp_path, simulator=recording.simulator, variables=recording.variables, image_size=recording.image_size
+    )
+    few = CollectConfig(env="robotwin", robotwin=options, tasks=("click_bell",), episodes=1, out=tmp_path / "data")
+    collection.run(few)
+    more = replace(few, episodes=2)
+    collection.run(more)
+    assert len(list((tmp_path / "data" / "click_bell").glob("*.hdf5"))) == 2
+    with recording.simulator.open("a") as file:
+        file.write("Recording.hello = lambda self: FakeSimulator.hello(self) | {'commit': 'edited'}\n")
+    with pytest.raises(RunError, match=r"`simulator\.commit` = 'fake' there, 'edited' here"):
+        collection.run(replace(few, episodes=3))
 
 
 def test_a_demonstration_that_was_recorded_badly_stops_the_collection(recording, tmp_path):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from noisegate_apps.data.config import CollectConfig
-from noisegate_apps.play.worlds import tasks_in
+from noisegate_apps.play.worlds import simulator_of, tasks_in
 from noisegate_apps.runs.folder import claimed
 from noisegate_apps.runs.identity import identity_of
 from noisegate_apps.runs.processes import worker_processes
@@ -92,9 +92,11 @@ def collect_on_tabletop(config: CollectConfig) -> None:
 def collect_on_robotwin(config: CollectConfig) -> None:
     """Have RoboTwin's experts solve scenes, seed after seed, until there are enough."""
     console = Console()
-    same = identity_of(config, without=("episodes", "tasks"))
+    tasks = tasks_in(config.env, config.tasks)
+    read = {"simulator": simulator_of(replace(config.robotwin, task=tasks[0]))}
+    same = identity_of(config, read, without=("episodes", "tasks"))
     with claimed(config.data_folder, "collect", config, same, config.folder):
-        for task in tasks_in(config.env, config.tasks):
+        for task in tasks:
             with progress_bar() as bar:
                 shown = bar.add_task(task, total=config.scenes)
 

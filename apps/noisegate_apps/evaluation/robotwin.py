@@ -15,6 +15,7 @@ from noisegate_apps.evaluation.chunks import Chunks
 from noisegate_apps.evaluation.statistics import Outcomes, SuccessRate
 from noisegate_apps.evaluation.tabletop import Variant
 from noisegate_apps.play.episodes import EpisodeJob, OnChunk, PlayedEpisode
+from noisegate_apps.play.worlds import identifying
 from noisegate_apps.runs.files import JsonValue
 from noisegate_apps.runs.progress import progress_bar
 from noisegate_apps.runs.seeds import seed_of
@@ -22,19 +23,6 @@ from robotwin_env.robotwin import RoboTwinConfig, RoboTwinEnv
 from robotwin_env.robotwin.evaluation import OfficialProtocol, PlanRequest, SeedRecord, TaskResult, evaluate_task
 from robotwin_env.robotwin.seeds import SeedPool, pool_key
 from robotwin_env.vector import BatchedCalls, BatchingReport
-
-IDENTIFYING = (
-    "commit",
-    "layout",
-    "split",
-    "config_hash",
-    "embodiment",
-    "planner",
-    "renderer",
-    "instructions",
-    "versions",
-)
-"""What of a simulator's description its results depend on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,23 +114,6 @@ def outcomes_of(measured: Measurements) -> dict[str, Outcomes]:
     return {name: {task: one.result.outcomes for task, one in found.items()} for name, found in measured.items()}
 
 
-def simulator_of(config: RoboTwinConfig) -> JsonValue:
-    """Return what results on a simulator depend on, its checkout's commit among it, as one says that is started for it.
-
-    Raises:
-        robotwin_env.errors.RobotwinEnvError: If none starts.
-    """
-    env = RoboTwinEnv(config)
-    try:
-        return _identifying(env.describe())
-    finally:
-        env.close()
-
-
-def _identifying(described: Mapping[str, object]) -> JsonValue:
-    return {name: described.get(name) for name in IDENTIFYING}
-
-
 def _evaluate(
     variant: Variant, task: str, scenes: RoboTwinScenes, record: Path, *, on_seed: Callable[[SeedRecord], None]
 ) -> MeasuredTask:
@@ -164,7 +135,7 @@ def _evaluate(
             "control": config.control,
             "action_mode": config.action_mode,
             "replan_after": scenes.replan_after,
-            "simulator": _identifying(described),
+            "simulator": identifying(described),
         }
         chunks = Chunks(record.with_suffix(".chunks.jsonl"))
 

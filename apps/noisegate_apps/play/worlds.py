@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from jaxtyping import Float
 
-from noisegate_apps.runs.files import read_json
+from noisegate_apps.runs.files import JsonValue, read_json
 from robotwin_env import TASKS, TabletopConfig, TabletopEnv
 from robotwin_env.robotwin import RoboTwinConfig, RoboTwinEnv
 from robotwin_env.robotwin50 import STEP_LIMITS
@@ -26,6 +26,19 @@ Pool = EnvironmentPool[Any, ChunkOutcome]
 
 TASK_NAMES = tuple(task.name for task in TASKS)
 """The tabletop's tasks."""
+
+IDENTIFYING = (
+    "commit",
+    "layout",
+    "split",
+    "config_hash",
+    "embodiment",
+    "planner",
+    "renderer",
+    "instructions",
+    "versions",
+)
+"""What of a simulator's description its results depend on."""
 
 PICTURE_SIZE = (64, 64)
 """Height and width (pixels) of the cameras that the tabletop's policies were trained on."""
@@ -117,6 +130,24 @@ def head_start_of(policy: Path) -> float:
         policy: Folder of the policy.
     """
     return float(read_json(policy / "policy.json").get("head_start", 0.0))
+
+
+def simulator_of(config: RoboTwinConfig) -> JsonValue:
+    """Return what results on a simulator depend on, its checkout's commit among it, as one says that is started for it.
+
+    Raises:
+        robotwin_env.errors.RobotwinEnvError: If none starts.
+    """
+    env = RoboTwinEnv(config)
+    try:
+        return identifying(env.describe())
+    finally:
+        env.close()
+
+
+def identifying(described: Mapping[str, object]) -> JsonValue:
+    """Return of a simulator's description what results depend on."""
+    return {name: described.get(name) for name in IDENTIFYING}
 
 
 def pool_of(env: EnvName, *, slots: int, workers: int) -> Pool:

@@ -31,8 +31,7 @@ from grpo_core import (
 from grpo_core.collection import Collected
 from noisegate_apps.data.transitions import to_learn_from
 from noisegate_apps.evaluation.lattice import lattice_beside
-from noisegate_apps.evaluation.robotwin import simulator_of
-from noisegate_apps.play.worlds import at_policy_size, scene_of, tasks_of
+from noisegate_apps.play.worlds import at_policy_size, scene_of, simulator_of, tasks_of
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.policy.world import WorldPolicy
 from noisegate_apps.report.page import announce
