@@ -29,6 +29,7 @@ class Standin:
     device = torch.device("cpu")
     settings = SimpleNamespace(future_latents=2, text_dim=4, states=SimpleNamespace(dim=14))
     backbone = SimpleNamespace(latent_channels=3)
+    pipeline = SimpleNamespace(sampling=SimpleNamespace(shift=5.0))
 
     def __init__(self, clock=None, video_clock=None):
         self.clock = clock or Clock.linear(6)
@@ -75,6 +76,12 @@ def test_a_fixed_row_plays(row):
     assert times.shape == (2, 2)
     assert digest is None
     assert policy.clock.num_steps == (3 if row.name == "fewer-steps" else 6)
+
+
+def test_imagination_that_comes_first_keeps_the_spacing_of_the_training():
+    policy, choose, _ = scheduled("imagine-first", Standin(), gate=None)
+    assert policy.clock.times == (1.0,) * 3 + Clock.shifted(5.0, 3).times
+    assert choose([None]).next_times(first_step(policy))[0, 0] == pytest.approx(Clock.shifted(5.0, 3).times[1])
 
 
 def test_spacings_move_the_actions_too_and_differ():

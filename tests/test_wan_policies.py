@@ -15,6 +15,7 @@ from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.report.records import read_runs
 from noisegate_apps.report.sections import section_of
 from noisegate_apps.runs.command_line import RoboTwinOptions
+from noisegate_apps.stage2 import comparison
 from noisegate_apps.stage2 import training as stage2
 from noisegate_apps.stage2.config import Stage2Config
 from noisegate_apps.stage2.gate import new_gate
@@ -111,7 +112,7 @@ def test_a_film_that_fails_loses_no_result(wan_policy, tmp_path, monkeypatch):
 
     config = small(wan_policy, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(stage2, "illustrate", broken)
+        patch.setattr(comparison, "illustrate", broken)
         with pytest.raises(ZeroDivisionError, match="no film"):
             stage2.run(config)
     results = results_of(tmp_path / "run")
