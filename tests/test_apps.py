@@ -122,7 +122,8 @@ def test_a_killed_stage_2_goes_on_to_the_same_gate_and_leaves_what_it_promises(a
     for title in ("Side by side", "Attention against noise", "Attention by layer", "Residual noise", "Latency"):
         assert title in page
     assert page.count("<video") == 2
-    for name in ("learning_curve.png", "time_trajectories.png", "success.png", "videos/place_a2b_left.png"):
+    figures = ("success", "learning_curve", "time_trajectories", "residual_times", "videos/place_a2b_left")
+    for name in (f"{figure}.png" for figure in figures):
         picture = imageio.imread(tmp_path / "whole" / name)
         assert min(picture.shape[:2]) > 100, name
         assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 10, f"{name} is empty"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import numpy as np
-
 from noisegate_apps.evaluation.config import EvalConfig
 from noisegate_apps.evaluation.lattice import best_fixed
 from noisegate_apps.evaluation.running import held_out_scenes, play
@@ -16,14 +14,15 @@ from noisegate_apps.evaluation.tabletop import (
     label_of,
     monotone,
     print_table,
-    rates_of,
     shared,
     summarise,
 )
 from noisegate_apps.play.worlds import executed_actions, pool_of
 from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.policy.world import WorldPolicy
-from noisegate_apps.report.figures import learning_curve, residual_times, save, success, time_trajectories
+from noisegate_apps.report.figures import save
+from noisegate_apps.report.records import read_run
+from noisegate_apps.report.sections import SECTIONS
 from noisegate_apps.report.showcase import illustrate
 from noisegate_apps.runs.files import write_json
 from noisegate_apps.runs.folder import RunFolder
@@ -34,6 +33,9 @@ from noisegate_apps.stage2.gate import learned
 from noisegate_gpn import GatingPolicyNetwork
 from wam_backbone import Blind
 from wam_backbone.data import weights_digest
+
+PICTURES = ("success", "learning-curve", "time-trajectories", "residual-times")
+"""Figures of the report that also lie beside it."""
 
 
 def fixed_variants(config: Stage2Config, policy: WorldPolicy) -> list[Variant]:
@@ -81,17 +83,12 @@ def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: 
         title=f"success on held-out scenes, {config.imagination.name} imagination [95% interval]",
         label=label_of,
     )
-    rates = rates_of(results)
-    save(success(rates), folder.path / "success.png")
-    save(learning_curve(list(folder.history())), folder.path / "learning_curve.png")
     if times:
         write_json(folder.path / "times.json", times)
-        paths = {task: np.asarray(found["mean"]) for task, found in times.items()}
-        clocks = policy.clock.times, policy.video_clock.times
-        trajectories = time_trajectories(paths, clocks[0], shared_times=clocks[1])
-        save(trajectories, folder.path / "time_trajectories.png")
-        residuals = {task: (found["mean"][-1], found["deviation"][-1]) for task, found in times.items()}
-        save(residual_times(residuals, rates["learned"]), folder.path / "residual_times.png")
+    run = read_run(folder.path)
+    for name in PICTURES:
+        if (section := SECTIONS[name](run)) is not None:
+            save(section.figure, folder.path / f"{name.replace('-', '_')}.png")
     if config.illustrate:
         illustrate(
             folder.path,
