@@ -24,7 +24,7 @@ types:
 	$(UV_RUN) mypy scripts
 
 test:
-	$(UV_RUN) pytest
+	$(UV_RUN) pytest --slow
 
 # Each package against only the dependencies that it declares: an undeclared one shows here alone. Extras are left out,
 # except where tests of what they are for would all be skipped; those then run whole.
