@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 from zipfile import ZipFile
 
 import pytest
@@ -355,3 +356,30 @@ def test_an_interpreter_that_a_test_starts_keeps_what_it_compiles():
     told = subprocess.run(line, check=True, capture_output=True, text=True).stdout
     assert told.split() == ["False", str(sys.pycache_prefix)]
     assert not sys.dont_write_bytecode
+
+
+@pytest.mark.parametrize(
+    ("chosen", "arguments", "runs"),
+    [
+        ({}, [], ["quick"]),
+        ({}, ["tests"], ["quick"]),
+        ({"slow": True}, [], ["long", "quick"]),
+        ({"markexpr": "sim"}, [], ["long", "quick"]),
+        ({"keyword": "long"}, [], ["long", "quick"]),
+        ({}, [f"{__file__}::test_name"], ["long", "quick"]),
+    ],
+)
+def test_slow_tests_run_where_anything_asks_for_them(chosen, arguments, runs):
+    rules = importlib.util.module_from_spec(
+        spec := importlib.util.spec_from_file_location("rules", ROOT / "conftest.py")
+    )
+    spec.loader.exec_module(rules)
+    items = [
+        Mock(path=name, **{"get_closest_marker.return_value": name == "long" or None}) for name in ("quick", "long")
+    ]
+    config = Mock(option=Mock(**{"slow": False, "markexpr": "", "keyword": "", **chosen}))
+    config.invocation_params.args = arguments
+    rules.pytest_collection_modifyitems(config, items)
+    assert [item.path for item in items] == runs
+    assert config.hook.pytest_deselected.called == (len(runs) < 2)
+    assert (rules.pytest_report_header(config) is None) == (len(runs) == 2)

@@ -13,6 +13,8 @@ Ratios of CPU time; below 1 is faster (or smaller) than the reference. The last 
                                 every step
     joint_forward_vs_fastwam    a step of the layout `joint` with cached text against one of Fast-WAM's own code, both
                                 with two heads (only where FASTWAM_ROOT names a checkout of it)
+    compiled_...                with --compiled: the same with our layers compiled (`compile_repeated_blocks`), the
+                                reference as it comes; `..._both` where diffusers' layers are compiled, too
     ops_per_step_30_layers      operators that launch something on CUDA, one joint step of the full-size model in the
                                 layout `full` with cached text in bf16 at batch 1, counted on fake tensors (no GPU
                                 needed)
@@ -21,7 +23,7 @@ Ratios of CPU time; below 1 is faster (or smaller) than the reference. The last 
                                 encoded within it
     diffusers_ops_30_layers     the first of diffusers' video-only step
 
-Run: python benchmarks/bench_joint_step.py [--rounds 10] [--tiny]
+Run: python benchmarks/bench_joint_step.py [--rounds 10] [--compiled] [--tiny]
 """
 
 from __future__ import annotations
@@ -195,7 +197,7 @@ def make_fastwam(code: Callable[[str], Any], vae: nn.Module, layers: int, tiny: 
     return code("models.wan22.fastwam_joint").FastWAMJoint(video, actions, mot, vae, text_dim=TEXT_DIM).eval()
 
 
-def race_fastwam(root: str, layers: int, tiny: bool, rounds: int) -> float:
+def race_fastwam(root: str, layers: int, tiny: bool, rounds: int, compiled: bool) -> dict[str, float]:
     """One joint step in two heads, ours with cached text, against theirs."""
     recipe = Path(__file__).parents[1] / "tests" / "golden" / "make_fastwam.py"
     spec = importlib.util.spec_from_file_location("make_fastwam", recipe)
@@ -220,7 +222,11 @@ def race_fastwam(root: str, layers: int, tiny: bool, rounds: int) -> float:
         def step() -> None:
             theirs._predict_joint_noise(video, actions, 1000 * times, 1000 * times, context, mask, True)
 
-        return paired("joint forward / Fast-WAM", ours, step, rounds)
+        results = {"joint_forward_vs_fastwam": paired("joint forward / Fast-WAM", ours, step, rounds)}
+        if compiled:
+            joint.compile_repeated_blocks(fullgraph=True)
+            results["compiled_forward_vs_fastwam"] = paired("compiled / Fast-WAM", ours, step, rounds)
+        return results
 
 
 def cpu_seconds(function: Callable[[], object]) -> float:
@@ -269,6 +275,7 @@ def main() -> None:
     """Print one line per case and the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--compiled", action="store_true", help="compiled layers, too: needs a C++ compiler")
     parser.add_argument("--tiny", action="store_true", help="a quarter of the width: does it run?")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -349,7 +356,7 @@ def main() -> None:
     )
     results["uncached_forward_vs_diffusers"] = paired("joint forward", joint_forward, diffusers_forward, rounds)
     if root := os.environ.get("FASTWAM_ROOT"):
-        results["joint_forward_vs_fastwam"] = race_fastwam(root, layers, tiny, rounds)
+        results |= race_fastwam(root, layers, tiny, rounds, options.compiled)
     results["train_step_vs_diffusers"] = paired("train step", joint_step, diffusers_step, rounds)
     ours = saved_bytes(joint, lambda: joint(video, actions, times, action_time, context).video)
     theirs = saved_bytes(video_only, lambda: video_only(video, per_token, context).sample)
@@ -389,6 +396,16 @@ def main() -> None:
     results |= {"ops_per_chunk_30_layers": whole, "diffusers_ops_30_layers": theirs}
     steps = f"{ours} a step in the layout `full`, {in_joint} in `joint`"
     print(f"{'operators, 30 layers':28s} {steps}, {whole} a chunk; diffusers' step {theirs}")
+    if options.compiled:  # last, since the models stay compiled
+        joint.compile_repeated_blocks(fullgraph=True)
+        races = {"forward": (cached_forward, diffusers_forward), "train_step": (joint_step, diffusers_step)}
+        for suffix in ("", "_both"):
+            with torch.no_grad():
+                cache = joint.encode_context(context)  # training changed the weights
+            for what, (own, reference) in races.items():
+                name = f"compiled_{what}_vs_diffusers{suffix}"
+                results[name] = paired(name, own, reference, rounds)
+            video_only.compile_repeated_blocks(fullgraph=True)
     print(json.dumps({name: round(value, 4) for name, value in results.items()}))
 
 
