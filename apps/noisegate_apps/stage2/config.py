@@ -43,10 +43,10 @@ class GateSettings:
     denoising `state` too."""
     start_sigma: float = 1.2
     """Deviation of the gate's noise before training; positive. 1.2 tries nearly all scales from the first update on."""
-    start_scales: tuple[float, ...] = ()
+    start_scales: tuple[float, ...] = (1.5,)
     """Relative scales at which training starts, between 0 and 2: one per latent, for example what the lattice found, or
-    one for all. None given is 1, the shared schedule (the paper's). What a `sight` holds back, a scale of 1 never makes
-    up for: in the shipped policy's five calls it ends at 0.28, and 1.5 at 0."""
+    one for all. None given is 1 (the paper's). What a `sight` holds back, a scale of 1 never makes up for: in the
+    shipped policy's five calls it ends at 0.28, and 1.5 where the shared schedule ends, at 0."""
     sight: float | None = 0.95
     """Time above which nothing is left to the gate, so that a latent falls as under the shared schedule until there: it
     has to have begun for anything to be seen. None leaves it every step (the paper's)."""
@@ -147,7 +147,7 @@ class Stage2Config:
     scene: SceneName | None = None
     """Which scenes of the tabletop: `random`, or `clean`, which varies poses alone; those on which the policy has
     learned unless given."""
-    epochs: int = 30
+    epochs: int = 12
     """How many updates the gate gets."""
     episodes_per_epoch: int = 64
     """Trajectories of one update; a multiple of `group_size`."""
@@ -303,7 +303,14 @@ def paper() -> Stage2Config:
         head_start=0.0,
         exploration=Exploration(held="step"),
         gate=GateSettings(
-            sigma="shared", start_sigma=0.5, sees="latents", relative=False, compares=False, sight=None, max_mean=None
+            sigma="shared",
+            start_sigma=0.5,
+            start_scales=(),
+            sees="latents",
+            relative=False,
+            compares=False,
+            sight=None,
+            max_mean=None,
         ),
     )
 
