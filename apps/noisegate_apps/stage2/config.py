@@ -197,7 +197,7 @@ class Stage2Config:
     lattice: Path | None = None
     """A `lattice.json` of other scenes, from `eval.py lattice`: evaluation then shows the best fixed schedules too. The
     policy's own for this imagination unless given, where it brings one and plans by its own clocks."""
-    eval_episodes: int = 32
+    eval_episodes: int = 24
     """How many held-out scenes of each task every schedule plays."""
     skip_eval: bool = False
     """Train alone; the same command without it goes on with the comparison."""
