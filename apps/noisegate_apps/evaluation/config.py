@@ -100,9 +100,10 @@ class EvalConfig:
     illustrate: bool = True
     """Film two episodes and record attention and latency for the report: a few episodes more."""
     slots: int = 48
-    """How many environments are played at once, all planned in one batch."""
+    """How many environments a planning process plays at once, in one batch."""
     workers: int = 2
-    """Simulator processes; results do not depend on it."""
+    """Processes: of the tabletop's longer evaluations on the CPU each plans for simulators of its own; else they hold
+    simulators, and this one plans. Results do not depend on it."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "episodes", "slots", "denoising_steps", "replan_after")

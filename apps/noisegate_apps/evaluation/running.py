@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from noisegate_apps.evaluation.config import EvalConfig
 from noisegate_apps.evaluation.lattice import SHARED, best_fixed, ceiling, grid, print_ceiling
 from noisegate_apps.evaluation.robotwin import RoboTwinScenes, episode_job, outcomes_of
 from noisegate_apps.evaluation.schedules import BY_NAME, LearnedRow
+from noisegate_apps.evaluation.spread import play_in_processes
 from noisegate_apps.evaluation.statistics import Outcomes
 from noisegate_apps.evaluation.tables import evaluate_with_tables
 from noisegate_apps.evaluation.tabletop import (
@@ -41,6 +43,7 @@ from noisegate_apps.policy.loading import load_policy
 from noisegate_apps.report.figures import lattice_map, save, success
 from noisegate_apps.report.page import announce
 from noisegate_apps.report.showcase import illustrate, worth_filming
+from noisegate_apps.runs.devices import one_thread
 from noisegate_apps.runs.files import JsonValue, portable, read_json, write_json
 from noisegate_apps.runs.folder import RunFolder, claimed
 from noisegate_apps.runs.identity import identity_of
@@ -127,12 +130,20 @@ def held_out_scenes(config: EvalConfig) -> HeldOutScenes:
     )
 
 
-def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, settings: JsonValue) -> Played:
+def play(
+    config: EvalConfig,
+    variants: Sequence[Variant],
+    folder: RunFolder,
+    settings: JsonValue,
+    *,
+    make: Callable[[], Sequence[Variant]],
+) -> Played:
     """Play held-out scenes, resumable; on RoboTwin its official evaluation, whose tables are kept up to date.
 
     Args:
         config: Which scenes.
         variants: Policies with their schedules.
+        make: Makes the variants again in another process: picklable.
         folder: Of the run.
         settings: What the results are obtained with, for the record.
     """
@@ -164,8 +175,14 @@ def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, set
         }
         return Played(results, films, list(films.values()), times, calls if all(calls.values()) else {})
     held_out = held_out_scenes(config)
-    with pool_of("tabletop", slots=config.slots, workers=config.workers) as pool:
-        records = folder.path / "outcomes"
+    records = folder.path / "outcomes"
+    on_cpu = variants[0].policy.device.type == "cpu"
+    if on_cpu:
+        play_in_processes(make, variants, held_out, records, slots=config.slots, processes=config.workers)
+    with (
+        one_thread() if on_cpu else nullcontext(),
+        pool_of("tabletop", slots=config.slots, workers=config.workers) as pool,
+    ):
         results = evaluate(variants, held_out, pool, records)
     chosen = worth_filming(results, last, baseline)
     films = {task: held_out.jobs(task)[place] for task, place in chosen.items()}
@@ -175,7 +192,8 @@ def play(config: EvalConfig, variants: Sequence[Variant], folder: RunFolder, set
 
 def measure(config: EvalConfig, variants: list[Variant], folder: RunFolder) -> None:
     """Evaluate in a claimed folder."""
-    results, films, probed, _, calls = play(config, variants, folder, identity_of(config))
+    make = partial(variants_of, config)
+    results, films, probed, _, calls = play(config, variants, folder, identity_of(config), make=make)
     if config.comparison == "lattice":
         found = ceiling(results, "+".join([SHARED] * variants[0].policy.settings.future_latents))
         summary = summarise(results, baseline=found.shared)

@@ -105,26 +105,35 @@ def evaluate(
     scenes: HeldOutScenes,
     pool: Pool,
     folder: Path,
+    *,
+    tasks: Sequence[str] | None = None,
 ) -> dict[str, Outcomes]:
     """Play every variant over every task; what `folder` already holds of the same, or another has played, is not again.
+
+    Args:
+        variants: What is compared.
+        scenes: What all are put through.
+        pool: Where.
+        folder: Of the outcomes.
+        tasks: Those to play now; all unless told.
 
     Returns:
         Variant name to outcomes.
     """
+    tasks = scenes.tasks if tasks is None else tasks
     results: dict[str, dict[str, list[bool]]] = {variant.name: {} for variant in variants}
-    total = len(variants) * len(scenes.tasks) * scenes.episodes
+    total = len(variants) * len(tasks) * scenes.episodes
     with progress_bar() as bar:
         progress = bar.add_task("evaluation", total=total)
         for variant in variants:
             imagination = variant.policy.unreliable(scenes.imagination, scenes.tasks)
             solved = played = 0
-            for task in scenes.tasks:
+            for task in tasks:
                 record = folder / variant.name / f"{task}.json"
                 same = identity_of_outcomes(variant, scenes, task)
-                held = read_json(record) if record.exists() else {}
-                # A record without physics is from before they were kept; its run has them.
-                if "calls" in held and {"physics": same["physics"], **held.get("identity", {})} == same:
-                    outcomes = [bool(outcome) for outcome in held["outcomes"]]
+                held = outcomes_in(folder, variant, scenes, task)
+                if held is not None:
+                    outcomes = held
                     bar.update(progress, advance=len(outcomes))
                 elif task in results.get(variant.same_as.get(task, ""), {}):
                     found = read_json(folder / variant.same_as[task] / f"{task}.json")
@@ -152,6 +161,17 @@ def evaluate(
                     write_json(record, {"identity": same, "outcomes": outcomes, **seen.of(seeds)})
                 results[variant.name][task] = outcomes
     return dict(results)
+
+
+def outcomes_in(folder: Path, variant: Variant, scenes: HeldOutScenes, task: str) -> list[bool] | None:
+    """Return the outcomes of a variant on a task that `folder` holds, if they are of the same policy and scenes."""
+    record = folder / variant.name / f"{task}.json"
+    held = read_json(record) if record.exists() else {}
+    same = identity_of_outcomes(variant, scenes, task)
+    # A record without physics is from before they were kept; its run has them.
+    if "calls" not in held or {"physics": same["physics"], **held.get("identity", {})} != same:
+        return None
+    return [bool(outcome) for outcome in held["outcomes"]]
 
 
 def times_in(folder: Path, variant: str, tasks: Sequence[str]) -> dict[str, JsonValue]:

@@ -65,10 +65,15 @@ def in_background(call: Callable[..., object], *given: Any) -> Iterator[None]:
 def _in_background(call: Callable[..., object], given: tuple[Any, ...]) -> None:
     _follow_parent()
     os.nice(19)
+    say_nothing()
+    call(*given)
+
+
+def say_nothing() -> None:
+    """Close this process's ways to the terminal, on which another one shows how far both are."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    call(*given)
 
 
 def _follow_parent() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from noisegate_apps.evaluation.config import EvalConfig
 from noisegate_apps.evaluation.lattice import best_fixed
@@ -62,19 +65,29 @@ def playing_ahead(config: Stage2Config, folder: RunFolder, policy: WorldPolicy) 
 
 
 def _play_ahead(config: Stage2Config, folder: Path) -> None:
+    torch.set_num_threads(1)
     policy = load_policy(config.policy, steps=config.denoising_steps, head_start=config.head_start, device="cpu")
     settings = evaluation_of(config)
     with pool_of("tabletop", slots=settings.slots, workers=0) as pool:
         evaluate(fixed_variants(config, policy), held_out_scenes(settings), pool, folder / "outcomes")
 
 
+def compared(config: Stage2Config, policy: WorldPolicy, gate: GatingPolicyNetwork) -> list[Variant]:
+    """Return the fixed schedules, and the gate's."""
+    own = Variant(name="learned", policy=policy, choose=learned(gate, policy), schedule=weights_digest(gate))
+    return [*fixed_variants(config, policy), own]
+
+
+def compared_in(folder: Path, config: Stage2Config) -> list[Variant]:
+    """Return the same, in another process: of the gate that lies in the run's folder."""
+    policy = load_policy(config.policy, steps=config.denoising_steps, head_start=config.head_start, device="cpu")
+    return compared(config, policy, GatingPolicyNetwork.from_pretrained(folder / "gate"))
+
+
 def compare(config: Stage2Config, folder: RunFolder, policy: WorldPolicy, gate: GatingPolicyNetwork) -> None:
     """Evaluate the gate beside fixed schedules, and leave summary, figures and videos."""
-    variants = [
-        *fixed_variants(config, policy),
-        Variant(name="learned", policy=policy, choose=learned(gate, policy), schedule=weights_digest(gate)),
-    ]
-    results, films, probed, times, _ = play(evaluation_of(config), variants, folder, identity_of(config))
+    variants, make = compared(config, policy, gate), partial(compared_in, folder.path, config)
+    results, films, probed, times, _ = play(evaluation_of(config), variants, folder, identity_of(config), make=make)
     # First what cannot be had again without playing, then what is drawn from it, and last what may still go wrong.
     write_json(folder.path / "summary.json", summarise(results, baseline="shared"))
     print_table(
