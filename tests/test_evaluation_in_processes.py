@@ -60,8 +60,11 @@ def test_what_a_killed_process_leaves_is_no_error(variants, tmp_path, monkeypatc
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize(("processes", "worth"), [(1, 4), (0, 4), (2, 5)])
-def test_processes_start_where_they_are_worth_it(variants, tmp_path, monkeypatch, processes, worth):
+@pytest.mark.parametrize(
+    ("processes", "worth", "light"), [(1, 4, spread.LIGHT), (0, 4, spread.LIGHT), (2, 5, spread.LIGHT), (2, 4, 1000)]
+)
+def test_processes_start_where_they_are_worth_it(variants, tmp_path, monkeypatch, processes, worth, light):
     monkeypatch.setattr(spread, "WORTH", worth)
+    monkeypatch.setattr(spread, "LIGHT", light)
     monkeypatch.setattr(spread, "worker_processes", lambda _: pytest.fail("started"))
     play_in_processes(partial(os._exit, 1), variants, held_out_scenes(CONFIG), tmp_path, slots=2, processes=processes)

@@ -19,6 +19,9 @@ from noisegate_apps.runs.progress import progress_bar
 WORTH = 200
 """Episodes below which starting the processes takes longer than they save."""
 
+LIGHT = 200_000_000
+"""Parameters above which a policy is not held in every process."""
+
 
 def play_in_processes(
     make: Callable[[], Sequence[Variant]],
@@ -48,7 +51,8 @@ def play_in_processes(
         for task in scenes.tasks
         if task not in variant.same_as and outcomes_in(folder, variant, scenes, task) is None
     ]
-    if processes < 2 or len(missing) * scenes.episodes < WORTH:
+    largest = max(sum(w.numel() for w in variant.policy.pipeline.model.parameters()) for variant in variants)
+    if processes < 2 or len(missing) * scenes.episodes < WORTH or largest > LIGHT:
         return
     with worker_processes(min(processes, len(missing))) as pool, progress_bar() as bar:
         progress = bar.add_task("evaluation", total=len(missing) * scenes.episodes)
