@@ -28,13 +28,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One for each core where everything is asked for; a few chosen files start quicker in this process."""
-    return (
-        0
-        if _names_files(config)
-        else len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    if _names_files(config):
+        return 0
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -143,9 +143,9 @@ def play(
     Args:
         config: Which scenes.
         variants: Policies with their schedules.
-        make: Makes the variants again in another process: picklable.
         folder: Of the run.
         settings: What the results are obtained with, for the record.
+        make: Makes the variants again in another process: picklable.
     """
     baseline, last = (variant.name for variant in ends_of(variants))
     if config.env == "robotwin":

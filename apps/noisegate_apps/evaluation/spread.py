@@ -45,11 +45,12 @@ def play_in_processes(
         slots: Environments that a process plays at once.
         processes: How many.
     """
+    names = {variant.name for variant in variants}
     missing = [
         (variant.name, task)
         for variant in variants
         for task in scenes.tasks
-        if task not in variant.same_as and outcomes_in(folder, variant, scenes, task) is None
+        if variant.same_as.get(task) not in names and outcomes_in(folder, variant, scenes, task) is None
     ]
     largest = max(sum(w.numel() for w in variant.policy.pipeline.model.parameters()) for variant in variants)
     if processes < 2 or len(missing) * scenes.episodes < WORTH or largest > LIGHT:
