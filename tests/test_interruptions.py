@@ -128,6 +128,43 @@ def test_stage_2_ends_with_all_its_processes_in_one_line(start, tmp_path, number
     assert (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_evaluation_in_processes_ends_with_all_of_them(start, tmp_path, number):
+    run = start("eval", *LONG, "--out", tmp_path / "run")
+    until(lambda: len(family(run.pid)) >= 3, run)  # two that play, and what watches over their semaphores
+    processes = family(run.pid)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    assert gone(processes)
+    if number != signal.SIGKILL:
+        assert run.returncode == 128 + number
+        assert errors.strip().splitlines()[-1].startswith(f"ended by {number.name};")
+    assert "Traceback" not in errors
+
+
+LONG = (
+    "--schedules", "shared", "blind", "--tasks", "click_bell", "--scene", "clean", "--episodes", 100, "--workers", 2
+)  # fmt: skip
+FIRST = {
+    "eval": LONG,
+    "stage2": ("--tasks", "click_bell", "--orient", 0, "--epochs", 4, "--workers", 2, "--executor", "processes"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIRST)
+def test_ctrl_c_while_workers_still_import_is_one_line(start, tmp_path, name):
+    run = start(name, *FIRST[name], "--out", tmp_path / "run")
+    until(lambda: len(family(run.pid)) >= 3, run)
+    processes = family(run.pid)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    _, errors = run.communicate(timeout=60)
+    assert gone(processes)
+    assert run.returncode == 128 + signal.SIGINT
+    assert errors.strip() == "ended by SIGINT; the same command goes on where this run stopped."
+
+
 TESTS_THAT_START_AND_WAIT = """
 import sys, time
 from conftest import programs

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 from noisegate_apps.runs.errors import RunError
@@ -17,7 +18,7 @@ from noisegate_apps.runs.errors import RunError
 
 @contextmanager
 def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Open a pool of spawned processes; they leave Ctrl-C to this one and do not outlive it.
+    """Open a pool of spawned processes; they leave Ctrl-C to this one, from their start, and do not outlive it.
 
     Args:
         count: How many.
@@ -27,6 +28,9 @@ def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    with _deaf_to_ctrl_c():
+        for _ in range(count):
+            pool.submit(os.getpid)  # starts one process, since none is idle
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -54,7 +58,8 @@ def in_background(call: Callable[..., object], *given: Any) -> Iterator[None]:
         *given: What it takes, picklable.
     """
     process = multiprocessing.get_context("spawn").Process(target=_in_background, args=(call, given), daemon=True)
-    process.start()
+    with _deaf_to_ctrl_c():
+        process.start()
     try:
         yield
     finally:
@@ -76,8 +81,18 @@ def say_nothing() -> None:
         os.dup2(nowhere, stream)
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started meanwhile never hears Ctrl-C, not even while it imports: whoever started it does, and ends it."""
+    ensure_running()  # where it is not, a start brings it up, and listens to Ctrl-C again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _follow_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

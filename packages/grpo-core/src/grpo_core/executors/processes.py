@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.resource_tracker import ensure_running
 from multiprocessing.util import Finalize
 
 import torch
@@ -121,8 +122,13 @@ class _Process:
             for direction in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
                 pipe.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", STALLED_SECONDS, 0))
         self._process: SpawnProcess = context.Process(target=serve, args=(theirs, factory, threads), name="rollout")
+        ensure_running()  # would listen to Ctrl-C again
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the parent alone
         with theirs:
-            self._process.start()
+            try:
+                self._process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
     def kill(self, *, grace: float = 0.0) -> str:
         """Ends the process and its group, after `grace` seconds; returns how it ended."""
@@ -151,7 +157,7 @@ def _end_all(workers: list[_Process | None]) -> None:
 
 def serve(connection: Connection, factory: bytes, threads: int) -> None:
     """Answers calls until the pipe is closed, or the process that started this one is gone."""
-    os.setsid()  # Ctrl-C is for the parent alone, and whatever is started here can be ended with this process
+    os.setsid()  # whatever is started here can be ended with this process
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     body = WorkerBody(factory, pickle.loads)
